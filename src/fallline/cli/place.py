@@ -1,0 +1,58 @@
+"""Where a command writes, and that nothing half-written stays where it could not go on."""
+
+import contextlib
+import datetime
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fallline._core.errors import FalllineError
+
+
+def default_folder(data: str, root: str = "runs") -> Path:
+    """`runs/<data>-<date-time>`, with a number behind it where that is taken.
+
+    >>> default_folder("tables/my houses.csv").name.startswith("my-houses-")
+    True
+    """
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", Path(data).stem or Path(data).name).strip("-") or "run"
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(root) / f"{name}-{stamp}"
+    count = 2
+    while folder.exists():
+        folder = Path(root) / f"{name}-{stamp}-{count}"
+        count += 1
+    return folder
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """A new folder for a command: refused where something lies in it, removed again where the command fails before a checkpoint."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FalllineError(f"'{folder}' is not empty; choose another folder with --out, or go on with --resume {folder}.")
+    created = _missing(folder)
+    try:
+        yield folder
+    except BaseException:
+        if not (folder / "checkpoint.safetensors").exists() and not (folder / "record.sqlite-keep").exists():
+            _remove(folder, created)
+        raise
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those of its parents that do not exist yet, innermost first."""
+    missing = []
+    for path in [folder, *folder.parents]:
+        if path.exists():
+            break
+        missing.append(path)
+    return missing
+
+
+def _remove(folder: Path, created: list[Path]) -> None:
+    if folder in created:
+        shutil.rmtree(folder, ignore_errors=True)
+    for parent in created[1:]:
+        with contextlib.suppress(OSError):
+            parent.rmdir()  # only where it is empty
