@@ -30,7 +30,7 @@ def compare(
     schedule: o.Schedule = "constant",
     seeds: Annotated[str, o.text("how many seeds, or a list, as 0,1,2", o.RUN)] = "3",
     goal: Annotated[str, o.text("validation metric to reach, for the count of steps; auto takes it from the runs", o.RUN)] = "auto",
-    device: o.Device = "auto",
+    device: o.Device = "cpu",
     out: o.RunFolder = None,
     resume: o.Resume = None,
     json: o.Json = False,

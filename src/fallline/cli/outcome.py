@@ -31,10 +31,4 @@ def finish(run: Any, voice: Voice) -> None:
     voice.say(f"run folder: {folder}")
     voice.say(f"  fallline predict {folder} DATA")
     voice.say(f"  fallline report {folder}")
-    voice.json({"status": run.status, "folder": str(folder), "metrics": run.metrics, "settings": _settings(run)})
-
-
-def _settings(run: Any) -> Any:
-    import dataclasses
-
-    return dataclasses.asdict(run.settings) if dataclasses.is_dataclass(run.settings) else None
+    voice.json({"status": run.status, "folder": str(folder), "metrics": run.metrics, "settings": run.settings.to_json()})

@@ -36,7 +36,7 @@ def train(
     l2: o.L2 = 0.0,
     patience: o.Patience = None,
     seed: o.Seed = 0,
-    device: o.Device = "auto",
+    device: o.Device = "cpu",
     out: o.RunFolder = None,
     resume: o.Resume = None,
     track: o.Track = None,
