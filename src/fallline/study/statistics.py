@@ -1,0 +1,161 @@
+"""What a few seeds can show: an interval for a mean, a paired interval for a difference, and the price of many comparisons.
+
+    mean ± t(1 − α/2, n − 1) · s / √n              over seeds, or over the differences of paired seeds
+    p₍ᵢ₎ · (m − i + 1), made monotone               Holm's correction of m p-values, i = 1 .. m from the smallest
+
+Seed s gives every optimizer the same initial weights and the same order of rows, so differences are taken seed by seed. The optimizer
+that stands best was chosen by looking at all of them; therefore the correction counts ALL pairs, not only those with the best.
+A metric that moves in steps (accuracy on 270 rows moves by 1/270) can give equal differences by luck; their deviation is never taken
+as smaller than what rounding alone explains, step/√6.
+Runs that diverged have no number: whether one optimizer diverges more often than another is judged by Fisher's exact test on the counts.
+
+Source: Student, "The probable error of a mean", Biometrika 1908; Holm, "A simple sequentially rejective multiple test procedure",
+Scandinavian Journal of Statistics 1979; Fisher, "Statistical Methods for Research Workers", 1934.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from fallline._core.errors import must
+
+
+class Interval(NamedTuple):
+    """A mean and its interval; `low` and `high` are None where one value or none leaves the spread unknown."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+class Difference(NamedTuple):
+    """The mean of paired differences a - b, its interval, and the chance `p` of so large a one if there is none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float
+    n: int
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean of the values and its t interval at `level`.
+
+    >>> mean_interval([1.0])
+    Interval(mean=1.0, low=None, high=None, n=1)
+    >>> [round(v, 3) for v in mean_interval([1.0, 2.0, 3.0])[:3]]
+    [2.0, -0.484, 4.484]
+    """
+    must(0 < level < 1, "0 < level < 1", level, "0.95 is usual")
+    n = len(values)
+    if n == 0:
+        return Interval(math.nan, None, None, 0)
+    mean = float(np.mean(values))
+    if n == 1:
+        return Interval(mean, None, None, 1)
+    half = _quantile(0.5 + level / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired(a: Sequence[float], b: Sequence[float], *, level: float = 0.95, step: float = 0.0) -> Difference:
+    """The t interval of a - b over pairs, and the two-sided p-value of "no difference".
+
+    Args:
+        a, b: values of the same seeds in the same order, shape (seeds,).
+        level: of the interval.
+        step: the smallest amount by which the metric can move; 0 where it is continuous.
+
+    >>> paired([3.0, 4.0, 5.0], [1.0, 2.0, 4.0]).mean
+    1.6666666666666667
+    """
+    must(len(a) == len(b), "as many values in a as in b", (len(a), len(b)), where="a paired comparison")
+    n = len(a)
+    if n == 0:
+        return Difference(math.nan, None, None, 1.0, 0)
+    gaps = np.asarray(a, float) - np.asarray(b, float)
+    mean = float(gaps.mean())
+    if n == 1:
+        return Difference(mean, None, None, 1.0, 1)
+    error = max(float(gaps.std(ddof=1)), step / math.sqrt(6)) / math.sqrt(n)
+    half = _quantile(0.5 + level / 2, n - 1) * error
+    if mean == 0:
+        p = 1.0
+    elif error == 0:
+        p = 0.0
+    else:
+        p = 2 * _tail(abs(mean) / error, n - 1)
+    return Difference(mean, mean - half, mean + half, p, n)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected so that the chance of any false claim among them stays below the level they are held against.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    m = len(ps)
+    out = [0.0] * m
+    running = 0.0
+    for rank, index in enumerate(sorted(range(m), key=lambda i: ps[i])):
+        running = max(running, min(1.0, (m - rank) * ps[index]))
+        out[index] = running
+    return out
+
+
+def diverges_more(bad_a: int, n_a: int, bad_b: int, n_b: int) -> float:
+    """Fisher's exact two-sided p-value that a and b diverge equally often, from the diverged runs of each.
+
+    >>> round(diverges_more(5, 5, 0, 5), 4)
+    0.0079
+    """
+    from scipy.stats import fisher_exact
+
+    if bad_a == bad_b == 0:
+        return 1.0
+    return float(fisher_exact([[bad_a, n_a - bad_a], [bad_b, n_b - bad_b]]).pvalue)
+
+
+def pair_p(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> float:
+    """p-value of "a and b are alike", from values in the order of their seeds; NaN is a run that diverged.
+
+    Where runs diverged, both the values of the seeds that are whole and the counts of diverged runs are tested, and the smaller
+    p-value is doubled for having looked twice.
+    """
+    both = [(x, y) for x, y in zip(a, b, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    by_value = paired([x for x, _ in both], [y for _, y in both], step=step).p
+    lost_a, lost_b = (sum(not math.isfinite(v) for v in values) for values in (a, b))
+    if lost_a == lost_b == 0:
+        return by_value
+    return min(1.0, 2 * min(by_value, diverges_more(lost_a, len(a), lost_b, len(b))))
+
+
+def all_pairs(values: dict[str, Sequence[float]], step: float = 0.0) -> dict[frozenset[str], float]:
+    """Holm-corrected p-values of every pair of names; each has its values in the order of the same seeds, NaN where a run diverged."""
+    pairs = list(combinations(values, 2))
+    corrected = holm([pair_p(values[a], values[b], step) for a, b in pairs])
+    return {frozenset(pair): p for pair, p in zip(pairs, corrected, strict=True)}
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value; the upper one of two, so that an infinity (a miss) is never averaged away.
+
+    >>> median([3, 1, float("inf")]), median([1, float("inf")])
+    (3.0, inf)
+    """
+    return float(sorted(values)[len(values) // 2]) if values else math.nan
+
+
+def _quantile(q: float, df: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(q, df))
+
+
+def _tail(x: float, df: int) -> float:
+    from scipy.stats import t
+
+    return float(t.sf(x, df))
