@@ -7,7 +7,7 @@ from typing import Any
 
 from fallline._core.errors import FalllineError, must
 from fallline._core.files import read_json, write_json
-from fallline.record.layout import FORMAT, KINDS, RUN_FILE, STATUSES, VERSION
+from fallline.record.layout import CHECKPOINT_FILE, FORMAT, KINDS, RUN_FILE, STATUSES, VERSION
 
 
 def new_info(kind: str = "run", **parts: Any) -> dict[str, Any]:
@@ -50,4 +50,4 @@ def write_info(folder: Path | str, info: dict[str, Any]) -> None:
 def holds_run(folder: Path | str) -> bool:
     """Whether the folder already holds a run, whole or not."""
     place = Path(folder)
-    return any((place / name).exists() for name in (RUN_FILE, "record.sqlite", "checkpoint.safetensors"))
+    return any((place / name).exists() for name in (RUN_FILE, CHECKPOINT_FILE))

@@ -17,7 +17,7 @@ from fallline.record.writer import Writer
 class Reader:
     """The record of one run or study.
 
-    Parameters:
+    Args:
         source: a run folder, or an open `Writer` (also one in memory).
 
     Raises:

@@ -4,6 +4,7 @@ Rows are gathered and written in one transaction; a process killed in the middle
 rollback journal, no write-ahead log, so that the one file is the whole record).
 """
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ _GATHER = 4096
 class Writer:
     """The record of one run, or of all runs of a study (told apart by `run`).
 
-    Parameters:
+    Args:
         folder: an existing or new folder, or None for a record in memory. A folder that holds a record is continued.
         kind: "run" or "study", for a new record.
 
@@ -81,7 +82,7 @@ class Writer:
         """Record one number; NaN is kept as such. `seconds` is since the run began: by default, since the writer opened."""
         when = time.monotonic() - self._started if seconds is None else seconds
         number = float(value)
-        self._scalars.append((run, key, split, int(step), float(epoch), when, None if number != number else number))
+        self._scalars.append((run, key, split, int(step), float(epoch), when, None if math.isnan(number) else number))
         if len(self._scalars) >= _GATHER:
             self.flush()
 
@@ -99,7 +100,7 @@ class Writer:
         """Record many points of one quantity at once; all sequences have the same length."""
         must(len(values) == len(steps) == len(epochs), "len(values) == len(steps) == len(epochs)", (len(values), len(steps), len(epochs)))
         self._scalars.extend(
-            (run, key, split, int(s), float(e), float(t), None if v != v else float(v))
+            (run, key, split, int(s), float(e), float(t), None if math.isnan(v) else float(v))
             for v, s, e, t in zip(values, steps, epochs, seconds, strict=True)
         )
 

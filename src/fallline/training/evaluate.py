@@ -1,0 +1,53 @@
+"""Loss and metrics of a model on the rows of one split, without touching the model's mode or weights."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fallline.training.goal import Goal
+from fallline.training.metrics import compute
+
+if TYPE_CHECKING:
+    from fallline.data import Split
+
+_ROWS = 4096
+_ELEMENTS = 1 << 24
+
+
+def outputs(model: nn.Module, x: Tensor, *, rows: int = _ROWS) -> Tensor:
+    """The model's outputs (N, outputs) or (N,) for x (N, ...), in evaluation mode and in blocks; the mode is put back."""
+    rows = max(1, min(rows, _ELEMENTS // max(1, x[:1].numel())))
+    training = model.training
+    device = next((p.device for p in model.parameters()), x.device)
+    model.eval()
+    try:
+        with torch.inference_mode():
+            blocks = [model(block.to(device)) for block in x.split(rows)]
+    finally:
+        model.train(training)
+    return torch.cat(blocks) if blocks else x.new_zeros((0,))
+
+
+def evaluate(model: nn.Module, split: "Split", goal: Goal, target: Tensor | None = None) -> dict[str, float]:
+    """`loss` and the metrics of the task on one split.
+
+    Args:
+        model: any module of the right output width.
+        split: x (N, ...) and y (N,); an empty split gives {}.
+        goal: loss and target form.
+        target: `goal.targets(split.y)` where it is at hand already.
+
+    Returns:
+        name to value, regression metrics in the target's own units; the loss is the mean over rows, penalties left out.
+    """
+    if len(split) == 0:
+        return {}
+    raw = outputs(model, split.x)
+    return {"loss": mean_loss(raw, goal.targets(split.y) if target is None else target, goal), **compute(goal, raw, split.y)}
+
+
+def mean_loss(raw: Tensor, target: Tensor, goal: Goal) -> float:
+    """The mean loss over all rows of `raw` (N, outputs)."""
+    with torch.inference_mode():
+        return float(goal.loss.quick(goal.squeeze(raw), target.to(raw.device)))

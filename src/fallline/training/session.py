@@ -1,0 +1,406 @@
+"""One run in the making: model, rows, optimizer, schedule and state, and the inner loop over one epoch.
+
+The inner loop does per step what must be done (forward, loss, backward, optimizer) and nothing else: rows are gathered for many
+steps at once, losses and outputs are kept as tensors, and numbers are read once every few dozen steps.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fallline import data as data_
+from fallline import optim, penalties
+from fallline._core.errors import FalllineError, must
+from fallline._core.progress import Progress
+from fallline._core.seeds import stream
+from fallline.optim import schedules
+from fallline.record import CHECKPOINT_FILE, Writer
+from fallline.training import checkpoint
+from fallline.training.evaluate import mean_loss, outputs
+from fallline.training.goal import Goal
+from fallline.training.metrics import compute
+from fallline.training.settings import Settings
+from fallline.training.state import State, Tally, rng_state, set_rng_state
+from fallline.training.stopping import Patience
+from fallline.training.track import tracker
+
+if TYPE_CHECKING:
+    from fallline.data import Data
+
+_GATHER_BYTES = 8 << 20  # rows gathered at once; larger falls out of the cache
+_GATHER_STEPS = 50
+_KEPT_OUTPUTS = 1 << 24  # numbers of the epoch's outputs kept for the training metrics
+_POINTS = 200  # recorded points an epoch
+_APART = 1.0  # seconds between checkpoints at the ends of short epochs
+_EXPLODED = 1e4
+_SMALL = 1e-3
+
+
+class Diverged(Exception):  # noqa: N818
+    """Training left the finite numbers; carries the sentence to say."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """The user asked to stop; the state is saved."""
+
+
+class Session:
+    """Everything that one call of `train` works with."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: "Data",
+        settings: Settings,
+        goal: Goal,
+        *,
+        writer: Writer,
+        folder: Path | None,
+        run: str,
+        stop: Callable[[], bool] | None,
+    ) -> None:
+        self.settings, self.goal, self.writer, self.folder, self.run = settings, goal, writer, folder, run
+        self.data = data
+        self.stop = stop or (lambda: False)
+        self.device = device_of(settings.device)
+        self.model = model.to(self.device)
+        self.rows = len(data.train)
+        self.batch = batch_rows(settings, self.rows)
+        self.steps = math.ceil(self.rows / self.batch)
+        self.total = self.steps * settings.epochs
+        self.x = data.train.x.to(self.device)
+        self.y = data.train.y
+        self.target = goal.targets(data.train.y).to(self.device)
+        self.held_x = data.validation.x.to(self.device)
+        self.held_target = goal.targets(data.validation.y).to(self.device)
+        for part in (self.target, self.held_target, goal.targets(data.test.y)):
+            if len(part):
+                goal.loss.validate_targets(part)
+        goal.loss.to(self.device)
+        must(
+            settings.patience is None or len(self.held_x) > 0,
+            "patience needs validation rows",
+            "none",
+            "give the data a validation share, or leave patience out",
+        )
+        assert settings.lr != "auto"
+        self.lr = float(settings.lr)
+        self.optimizer = optim.build(
+            settings.optimizer,
+            list(self.model.named_parameters()),
+            lr=self.lr,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+            engine=settings.engine,
+        )
+        self.schedule = schedules.build(settings.schedule, total_steps=self.total, steps_per_epoch=self.steps)
+        self.steady = settings.schedule == "constant"
+        self.augment = data_.Augment.parse(settings.augment) if settings.augment else None
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.patience = Patience(settings.patience, settings.min_change)
+        self.state = State()
+        row_bytes = max(1, self.x[:1].numel() * self.x.element_size())
+        most = max(1, _GATHER_BYTES // (row_bytes * self.batch))
+        self.block = max(1, min(_GATHER_STEPS, most, math.ceil(self.steps / 4)))
+        width = goal.outputs
+        self.kept = min(self.rows, _KEPT_OUTPUTS // width)
+        self.tally = Tally.empty(self.steps, self.kept, width, self.device)
+        self.tracker = tracker(settings.track, folder)
+        self._began = self._saved = time.monotonic()
+        self._before = 0.0
+
+    # --- the inner loop ---------------------------------------------------------------------------------------------------
+
+    def epoch(self, bar: Progress) -> None:
+        """The rest of the running epoch; raises `Interrupted` or `Diverged`."""
+        state, batch = self.state, self.batch
+        began = time.monotonic() - state.lived
+        order = next(iter(data_.batches(self.rows, self.rows, seed=self.settings.seed, epoch=state.epoch, device="cpu")))
+        spots = order.to(self.device)
+        self.model.train()
+        while state.position < self.steps:
+            first = state.position
+            end = min((first // self.block + 1) * self.block, self.steps)
+            chosen = spots[first * batch : end * batch]
+            xs, ts = self.x.index_select(0, chosen).split(batch), self.target.index_select(0, chosen).split(batch)
+            stopped = self._block(xs, ts)
+            self._norm(end)
+            self._check(first, state.position)
+            bar.advance(state.position - first, note=f"epoch {state.epoch + 1}, loss {float(self.tally.losses[state.position - 1]):.4g}")
+            if stopped:
+                state.lived = time.monotonic() - began
+                raise Interrupted
+            if time.monotonic() - self._saved > self.settings.checkpoint_seconds:
+                state.lived = time.monotonic() - began
+                self.save()
+        spent = time.monotonic() - began
+        self._close_epoch(order, spent)
+
+    def _block(self, xs: tuple[Tensor, ...], ts: tuple[Tensor, ...]) -> bool:
+        """Steps over gathered batches; whether the user asked to stop."""
+        model, quick, step, parameters = self.model, self.goal.loss.quick, self.optimizer.step, self.parameters
+        single, penal, stop = self.goal.outputs == 1, self.settings.l1 > 0 or self.settings.l2 > 0, self.stop
+        losses: list[Tensor] = []
+        seen: list[Tensor] = []
+        stopped = False
+        for x, target in zip(xs, ts, strict=True):
+            if not self.steady:
+                self._set_lr()
+            if self.augment is not None:
+                x = self._augmented(x)  # noqa: PLW2901
+            for p in parameters:
+                p.grad = None
+            raw = model(x)
+            if single:
+                raw = raw.reshape(-1)
+            loss = quick(raw, target)
+            losses.append(loss.detach())
+            seen.append(raw.detach())
+            if penal:
+                loss = loss + self._penalty()
+            loss.backward()
+            step()
+            self.state.step += 1
+            self.state.position += 1
+            if stop():
+                stopped = True
+                break
+        end = self.state.position
+        first = end - len(losses)
+        self.tally.losses[first:end] = torch.stack(losses)
+        row = first * self.batch
+        if row < self.kept:
+            whole = torch.cat(seen).reshape(-1, self.goal.outputs)[: self.kept - row]
+            self.tally.outputs[row : row + len(whole)] = whole
+        return stopped
+
+    def _set_lr(self) -> None:
+        lr = self.lr * self.schedule(self.state.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def _augmented(self, x: Tensor) -> Tensor:
+        assert self.augment is not None
+        words = ("augment", self.state.epoch, self.state.position)
+        generator = torch.Generator(device="cpu").manual_seed(stream(self.settings.seed, *words))
+        return self.augment(x, generator)
+
+    def _penalty(self) -> Tensor:
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        return penalties.elastic(named, l1=self.settings.l1, l2=self.settings.l2)
+
+    def _norm(self, end: int) -> None:
+        """The norm of the gradient of the last step of a block."""
+        if self.state.position == end:
+            grads = [p.grad for p in self.parameters if p.grad is not None]
+            if grads:
+                self.tally.norms[end - 1] = torch.nn.utils.get_total_norm(grads)
+
+    def _check(self, first: int, end: int) -> None:
+        """Refuse to go on from losses that are not finite, or ten thousand times the first."""
+        losses = self.tally.losses[first:end]
+        mean = float(losses.mean())
+        if math.isnan(self.state.start):
+            self.state.start = float(losses[0])
+        limit = _EXPLODED * max(abs(self.state.start), _SMALL)
+        if math.isfinite(mean) and mean <= limit:
+            return
+        bad = ~torch.isfinite(losses)
+        where = int(bad.nonzero()[0]) if bool(bad.any()) else int(losses.argmax())
+        step = self.state.step - (end - first) + where + 1
+        self._diverged(step, float(losses[where]))
+
+    def _diverged(self, step: int, value: float) -> None:
+        raise Diverged(
+            f"training diverged at step {step} (epoch {self.state.epoch + 1}): the loss became {value:.4g}, it began at "
+            f"{self.state.start:.4g}; try a learning rate of {self.lr / 10:.2g} (it was {self.lr:.2g}), or clip_norm=1."
+        )
+
+    # --- the end of an epoch ----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Before the first step: how good is the untrained model on the validation rows."""
+        if len(self.held_x):
+            self.state.start = self._validate(step=0, epoch=0.0)
+            if not math.isfinite(self.state.start):
+                raise Diverged(
+                    "the untrained model gives a loss that is not finite; check its initial weights and the scale of the inputs."
+                )
+
+    def _close_epoch(self, order: Tensor, spent: float) -> None:
+        state, tally = self.state, self.tally
+        state.epoch += 1
+        state.position = 0
+        state.lived = 0.0
+        self._points(spent)
+        step, epoch = state.step, float(state.epoch)
+        loss = float(tally.losses.double().mean())
+        self.note("loss", loss, step=step, epoch=epoch)
+        for key, value in compute(self.goal, tally.outputs, self.y[order[: self.kept]]).items():
+            self.note(key, value, step=step, epoch=epoch)
+        self.note("seconds_per_step", spent / self.steps, step=step, epoch=epoch)
+        self.note("examples_per_second", self.rows / max(spent, 1e-9), step=step, epoch=epoch)
+        judged = self._validate(step=step, epoch=epoch) if len(self.held_x) else loss
+        if not math.isfinite(judged):
+            self._diverged(step, judged)
+        if self.patience.better(judged):
+            state.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        if isinstance(self.schedule, schedules.Plateau):
+            self.schedule.update(judged)
+        tally.losses.fill_(math.nan)
+        tally.norms.fill_(math.nan)
+        if time.monotonic() - self._saved > min(_APART, self.settings.checkpoint_seconds) or self.over:
+            self.save()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no epoch left to do."""
+        return self.state.epoch >= self.settings.epochs or self.patience.over
+
+    def _validate(self, *, step: int, epoch: float) -> float:
+        raw = outputs(self.model, self.held_x)
+        loss = mean_loss(raw, self.held_target, self.goal)
+        for key, value in {"loss": loss, **compute(self.goal, raw, self.data.validation.y)}.items():
+            self.note(key, value, step=step, epoch=epoch, split="validation")
+        return loss
+
+    def _points(self, spent: float) -> None:
+        """The epoch's losses, learning rates and gradient norms, thinned."""
+        stride = math.ceil(self.steps / _POINTS)
+        ends = [min(at + stride, self.steps) for at in range(0, self.steps, stride)]
+        base, now = self.state.step - self.steps, self.seconds
+        losses = self.tally.losses.cpu()
+        norms = self.tally.norms.cpu()
+        means = [float(losses[end - (end - 1) % stride - 1 : end].mean()) for end in ends]
+        rates = [self.lr * self.schedule(base + end - 1) for end in ends]
+        self._series("loss", means, ends, spent, now, "batch")
+        self._series("lr", rates, ends, spent, now, "train")
+        known = [int(at) + 1 for at in (~torch.isnan(norms)).nonzero().flatten()]
+        self._series("grad_norm", [float(norms[end - 1]) for end in known], known, spent, now, "train")
+
+    def _series(self, key: str, values: list[float], ends: list[int], spent: float, now: float, split: str) -> None:
+        base = self.state.step - self.steps
+        steps = [base + end for end in ends]
+        epochs = [step / self.steps for step in steps]
+        seconds = [now - spent * (1 - end / self.steps) for end in ends]
+        self.writer.series(key, values, steps=steps, epochs=epochs, seconds=seconds, split=split, run=self.run)
+        if self.tracker is not None:
+            for step, value in zip(steps, values, strict=True):
+                self.tracker.scalar(key, value, step=step, split=split)
+
+    def note(self, key: str, value: float, *, step: int, epoch: float, split: str = "train") -> None:
+        """Record one number, and mirror it to the tracker."""
+        self.writer.scalar(key, value, step=step, epoch=epoch, split=split, run=self.run, seconds=self.seconds)
+        if self.tracker is not None:
+            self.tracker.scalar(key, value, step=step, split=split)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, over all sittings."""
+        return self._before + time.monotonic() - self._began
+
+    # --- stop and go on ---------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the whole state, after the record that belongs to it."""
+        self.writer.flush()
+        self._saved = time.monotonic()
+        if self.folder is None:
+            return
+        state = self.state
+        state.seconds = self.seconds
+        packed, plain = checkpoint.pack_optimizer(self.optimizer)
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+        tensors |= packed | rng_state(self.device)
+        if state.position:
+            tensors["epoch/losses"] = self.tally.losses[: state.position]
+            tensors["epoch/norms"] = self.tally.norms[: state.position]
+            tensors["epoch/outputs"] = self.tally.outputs[: state.position * self.batch]
+        meta = {
+            "state": state.plain(),
+            "patience": self.patience.state(),
+            "plateau": self.schedule.state() if isinstance(self.schedule, schedules.Plateau) else None,
+            "optimizer": plain,
+            "settings": self.settings.to_json(),
+            "data": self.data.fingerprint,
+            "goal": self.goal.to_json(),
+        }
+        checkpoint.save_tensors(self.folder / CHECKPOINT_FILE, tensors, meta)
+
+    def load(self) -> bool:
+        """Go on from the checkpoint in the folder; False where there is none yet."""
+        assert self.folder is not None
+        path = self.folder / CHECKPOINT_FILE
+        for left in self.folder.glob(f".{CHECKPOINT_FILE}-*"):
+            left.unlink(missing_ok=True)
+        if not path.is_file():
+            self.writer.drop(self.run)
+            return False
+        tensors, meta = checkpoint.load_tensors(path)
+        try:
+            self._compare(path, tensors, meta)
+            self.model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
+            checkpoint.unpack_optimizer(self.optimizer, tensors, meta["optimizer"])
+            self.state = State(**meta["state"])
+            self.state.best = {n.removeprefix("best/"): t.to(self.device) for n, t in tensors.items() if n.startswith("best/")}
+            self.patience = Patience(**{**meta["patience"], "epochs": self.settings.patience})
+            if isinstance(self.schedule, schedules.Plateau) and meta["plateau"] is not None:
+                self.schedule.load(meta["plateau"])
+            if self.state.position:
+                self.tally.losses[: self.state.position] = tensors["epoch/losses"]
+                self.tally.norms[: self.state.position] = tensors["epoch/norms"]
+                self.tally.outputs[: len(tensors["epoch/outputs"])] = tensors["epoch/outputs"]
+            set_rng_state(tensors, self.device)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise FalllineError(f"the checkpoint '{path}' is damaged: {type(error).__name__}: {error}.") from error
+        self._before = self.state.seconds
+        self.writer.cut(self.state.step - self.state.position, self.run)
+        return True
+
+    def _compare(self, path: Path, tensors: dict[str, Tensor], meta: dict) -> None:
+        """Refuse a checkpoint of other data, another model or other settings, naming what differs."""
+        if meta["data"] != self.data.fingerprint:
+            raise FalllineError(f"the checkpoint '{path}' belongs to other data; load the same rows with the same seed and options.")
+        here = {f"model/{n}": tuple(t.shape) for n, t in self.model.state_dict().items()}
+        there = {n: tuple(t.shape) for n, t in tensors.items() if n.startswith("model/")}
+        for name in sorted(here.keys() | there.keys()):
+            if here.get(name) != there.get(name):
+                short = name.removeprefix("model/")
+                raise FalllineError(
+                    f"the checkpoint '{path}' belongs to another model: '{short}' has shape {there.get(name, 'absent')} there, "
+                    f"{here.get(name, 'absent')} here."
+                )
+        free = {"track", "checkpoint_seconds", "epochs"}
+        now = self.settings.to_json()
+        for name, value in meta["settings"].items():
+            if name not in free and now.get(name) != value:
+                raise FalllineError(
+                    f"the checkpoint '{path}' was made with {name}={value!r}, not {now.get(name)!r}; resume it with its own."
+                )
+
+
+def batch_rows(settings: Settings, rows: int) -> int:
+    """Rows in a batch; refused above the training rows."""
+    must(rows >= 1, "there are training rows", "none")
+    if settings.batch_size == "full":
+        return rows
+    must(settings.batch_size <= rows, f"batch_size <= {rows} (the training rows)", settings.batch_size, "'full' takes them all")
+    return settings.batch_size
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; "auto" is cuda where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise FalllineError(f"there is no device '{name}'; use 'cpu', 'cuda' or 'auto'.") from None
+    must(device.type != "cuda" or torch.cuda.is_available(), "a CUDA device is there", "none", "use --device cpu")
+    return device
