@@ -1,0 +1,13 @@
+from fallline.losses import functional as functional
+from fallline.losses._base import Loss as Loss
+from fallline.losses.binary_cross_entropy import BinaryCrossEntropy as BinaryCrossEntropy
+from fallline.losses.catalog import LOSSES as LOSSES
+from fallline.losses.catalog import build as build
+from fallline.losses.catalog import check_task as check_task
+from fallline.losses.catalog import default_for as default_for
+from fallline.losses.catalog import describe as describe
+from fallline.losses.cross_entropy import CrossEntropy as CrossEntropy
+from fallline.losses.huber import Huber as Huber
+from fallline.losses.mae import MAE as MAE
+from fallline.losses.mse import MSE as MSE
+from fallline.losses.predict import predict_from as predict_from

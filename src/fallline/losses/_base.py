@@ -1,0 +1,261 @@
+"""A loss is values and weights for each example; reduction, masks and weights are written once, here.
+
+    mean = sum_i w_i v_i / sum_i w_i          sum = sum_i w_i v_i          none = w_i v_i
+
+A loss file gives `values` (what each example costs) and, where it has them, `weights` (class weights) and `kept` (an ignored label). The rest
+holds for every loss:
+
+- an example that the mask leaves out, that carries weight 0 or an ignored label, is replaced by a harmless one *before* the formula, so that
+  NaN under a mask reaches neither the value nor the gradient;
+- nothing left over gives 0 with a zero gradient;
+- 16-bit inputs are computed in float32, and the result is float32;
+- `sum_and_count` gives the pair whose ratio is the mean, so micro-batches and ranks add up to the whole batch.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, dataclass_transform
+
+import torch
+from torch import Tensor, nn
+
+from fallline._core.errors import must, refuse
+from fallline.losses._fields import Option, choice, flag, number, vector, whole
+from fallline.losses._tracing import readable
+
+Reduction = Literal["mean", "sum", "none"]
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x`, in float32 where it came in 16 bits."""
+    return x.float() if x.dtype in _NARROW else x
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(number, choice, flag, whole, vector))
+class Loss(nn.Module):
+    """What every loss offers; see the module's docstring for what holds of all of them.
+
+    Options are keyword arguments, the same for the class, for `functional` and for `build`.
+    """
+
+    name: ClassVar[str]
+    tasks: ClassVar[frozenset[str]]
+    target_kind: ClassVar[str]
+    output: str
+    options: ClassVar[Mapping[str, Option]] = {}
+    formal: ClassVar[str] = ""
+
+    reduction: Reduction = choice("mean", "sum", "none", doc="mean, sum, or none: one value an example")
+    normalize: Literal["weight", "count"] = choice(
+        "weight", "count", doc="the mean divides by the sum of the weights, or by how many examples count"
+    )
+    validate: bool = flag(
+        True, doc="look at values too: label ranges, signs (reads tensors, so it waits for a GPU); shapes are always checked"
+    )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.options = {**cls.options, **_declared(cls)}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        for key in options:
+            if key not in self.options:
+                known = ", ".join(self.options)
+                refuse(f"every option is one of {known}", repr(key), where=type(self).__name__)
+        for key, option in self.options.items():
+            if option.vector:
+                self.register_buffer(key, option.check(options.get(key), where=type(self).__name__))
+            elif key in options:
+                setattr(self, key, option.check(options[key], where=type(self).__name__))
+        self.setup()
+
+    # -- what a loss file writes -------------------------------------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Called once after the options are set; refuses combinations that make no sense."""
+
+    def values(self, input: Tensor, target: Tensor) -> Tensor:
+        """What each example costs, before any weight."""
+        raise NotImplementedError
+
+    def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
+        """How much each example counts by its label, or None for 1."""
+        return None
+
+    def kept(self, input: Tensor, target: Tensor) -> Tensor | None:
+        """Which examples count by their label, or None for all."""
+        return None
+
+    def shape(self, input: Tensor, target: Tensor) -> torch.Size:
+        """The shape of `values`; raises FalllineError where input and target do not fit."""
+        raise NotImplementedError
+
+    def blank(self, input: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """Input and target with a harmless example wherever `keep` is False."""
+        raise NotImplementedError
+
+    def check_values(self, input: Tensor, target: Tensor) -> None:
+        """Refuse values that the formula is not defined for; called with examples left out already made harmless."""
+
+    def check_targets(self, target: Tensor, n_classes: int | None) -> None:
+        """Refuse a whole column of targets that this loss cannot use."""
+
+    def quick(self, input: Tensor, target: Tensor) -> Tensor:
+        """The mean, with no check, no weight and no ignored label looked after: for a loop that called `validate_targets` before.
+
+        Input (N, ...) and target as `forward` takes them; an empty batch is the caller's business.
+        """
+        return self.values(wide(input), target).mean()
+
+    def prepare(self, labels: Tensor) -> Tensor:
+        """Targets as `quick` takes them, from class indices 0..C-1 (or numbers, for regression)."""
+        return labels
+
+    @classmethod
+    def outputs(cls, n_classes: int | None = None) -> int:
+        """Width of the model's last layer."""
+        return 1
+
+    # -- what a user calls -------------------------------------------------------------------------------------------------------------
+
+    def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The loss, reduced as `reduction` says.
+
+        `sample_weight` (N,) or the shape of one value an example: how much each counts (>= 0). `mask` of the same shapes: True where an example counts.
+        Raises FalllineError where shapes, labels or values break what the loss needs.
+        """
+        values, weights, keep = self._terms(input, target, sample_weight, mask)
+        if self.reduction == "mean":
+            return self._mean(values, weights, keep)
+        values = values if weights is None else values * weights
+        return values if self.reduction == "none" else values.sum()
+
+    def _mean(self, values: Tensor, weights: Tensor | None, keep: Tensor | None) -> Tensor:
+        total = values.sum() if weights is None else (values * weights).sum()
+        count = self._count(values, weights, keep)
+        return total / (torch.where(count == 0, 1, count) if isinstance(count, Tensor) else max(count, 1))
+
+    def sum_and_count(
+        self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sum and what the mean divides it by; add both over micro-batches or ranks, then divide once."""
+        values, weights, keep = self._terms(input, target, sample_weight, mask)
+        total = values.sum() if weights is None else (values * weights).sum()
+        count = self._count(values, weights, keep)
+        return total, count if isinstance(count, Tensor) else torch.full_like(total.detach(), float(count))
+
+    def per_example(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """One value an example, times its weight; 0 where an example is left out."""
+        values, weights, _ = self._terms(input, target, sample_weight, mask)
+        return values if weights is None else values * weights
+
+    def validate_targets(self, target: Tensor, n_classes: int | None = None) -> None:
+        """Check a whole column of targets once, before training; raises FalllineError with what to use instead."""
+        if target.is_floating_point() and target.numel():
+            bad = torch.nonzero(~torch.isfinite(target.flatten()))
+            must(not len(bad), "every target is a finite number", _at(target, bad), "remove or repair those rows", where=self.name)
+        self.check_targets(target, n_classes)
+
+    def extra_repr(self) -> str:
+        shown = ((key, getattr(self, key)) for key in self.options)
+        return ", ".join(
+            f"{k}={v.tolist() if isinstance(v, Tensor) else v!r}" for k, v in shown if v is not None and not self._is_default(k, v)
+        )
+
+    # -- the one way through -----------------------------------------------------------------------------------------------------------
+
+    def _is_default(self, key: str, value: Any) -> bool:
+        return not isinstance(value, Tensor) and value == self.options[key].default
+
+    def _terms(
+        self, input: Tensor, target: Tensor, sample_weight: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        must(input.is_floating_point(), "the input is floating point", input.dtype, "give the model's raw output", where=self.name)
+        input = wide(input)
+        if target.is_floating_point():
+            target = target.to(input.dtype)
+        shape = self.shape(input, target)
+        keep = self.kept(input, target)
+        given = None
+        if mask is not None:
+            must(mask.dtype == torch.bool, "the mask is boolean", mask.dtype, "write mask.bool()", where=self.name)
+            keep = _both(keep, spread(mask, shape, "mask", self.name))
+        if sample_weight is not None:
+            given = spread(sample_weight, shape, "sample_weight", self.name).to(input.dtype)
+            keep = _both(keep, given != 0)
+        if keep is not None:
+            input, target = self.blank(input, target, keep)
+        if self.validate and readable(input, target, sample_weight):
+            self.check_values(input, target)
+            if sample_weight is not None and sample_weight.numel():
+                must(bool((sample_weight >= 0).all()), "every sample_weight >= 0", f"{float(sample_weight.min()):g}", where=self.name)
+        values = self.values(input, target)
+        weights = self.weights(input, target)
+        if given is not None:
+            weights = given if weights is None else given * weights
+        if keep is not None:
+            values = torch.where(keep, values, 0)
+            weights = torch.where(keep, 1.0 if weights is None else weights, 0).to(values.dtype)
+        return values, weights, keep
+
+    def _count(self, values: Tensor, weights: Tensor | None, keep: Tensor | None) -> Tensor | int:
+        if self.normalize == "count":
+            return values.numel() if keep is None else keep.sum().to(values.dtype)
+        return values.numel() if weights is None else weights.sum()
+
+
+def _declared(cls: type[Loss]) -> dict[str, Option]:
+    """The options that the body of `cls` declares; the class keeps each default as a plain attribute."""
+    found: dict[str, Option] = {}
+    for key, value in list(vars(cls).items()):
+        if isinstance(value, Option):
+            limits = value.number
+            named = (
+                type(limits)(key, limits.low, limits.high, limits.open_low, limits.open_high, limits.usual, limits.doc) if limits else None
+            )
+            found[key] = Option(value.default, value.doc, named, value.choices, value.kind, value.vector, key)
+            if value.vector:
+                delattr(cls, key)
+            else:
+                setattr(cls, key, value.default)
+    return found
+
+
+Loss.options = _declared(Loss)
+
+
+def _both(a: Tensor | None, b: Tensor) -> Tensor:
+    return b if a is None else a & b
+
+
+def _at(target: Tensor, bad: Tensor) -> str:
+    row = int(bad[0])
+    return f"{target.flatten()[row].item():g} in row {row} ({len(bad)} such)"
+
+
+def spread(weight: Tensor, shape: torch.Size, what: str, where: str) -> Tensor:
+    """A weight or mask of shape (N,) or of `shape`, as `shape`."""
+    if weight.shape == shape:
+        return weight
+    if weight.ndim == 1 and len(shape) > 1 and weight.shape[0] == shape[0]:
+        return weight.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+    law = f"{what} has the shape of one value an example, {tuple(shape)}" + (f", or ({shape[0]},)" if len(shape) > 1 else "")
+    refuse(law, tuple(weight.shape), where=where)
+
+
+def functional_of(cls: type[Loss]) -> Callable[..., Tensor]:
+    """The function `name(input, target, *, <options>, sample_weight, mask, reduction)` of a loss class."""
+    import inspect
+
+    def call(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> Tensor:
+        return cls(**options).forward(input, target, sample_weight=sample_weight, mask=mask)
+
+    kinds = inspect.Parameter
+    keys = [key for key in cls.options if key not in {"reduction", "normalize", "validate"}] + ["reduction", "normalize", "validate"]
+    own = [p for p in inspect.signature(call).parameters.values() if p.kind is not kinds.VAR_KEYWORD]
+    own[2:2] = [kinds(key, kinds.KEYWORD_ONLY, default=cls.options[key].default) for key in keys]
+    call.__signature__ = inspect.Signature(own, return_annotation=Tensor)  # pyright: ignore[reportFunctionMemberAccess]
+    call.__name__ = call.__qualname__ = cls.name
+    call.__doc__ = f"{cls.__doc__}\n\n    The function form of `{cls.__name__}`, with the same options."
+    return call

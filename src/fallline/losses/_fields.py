@@ -1,0 +1,100 @@
+"""The options of a loss, declared once: default, range, meaning. The constructor, `functional`, `build` and the negative tests read them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fallline._core.errors import refuse
+from fallline._core.number import Number
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a loss: what may stand there and what it means."""
+
+    default: Any
+    doc: str
+    number: Number | None = None
+    choices: tuple[str, ...] = ()
+    kind: type = float
+    vector: bool = False
+    name: str = field(default="", compare=False)
+
+    def check(self, value: Any, *, where: str) -> Any:
+        """`value` as the loss keeps it, or the error that says what may stand there."""
+        if self.vector:
+            return self._tensor(value, where)
+        if self.choices:
+            if value not in self.choices:
+                refuse(f"{self.name} is one of {', '.join(self.choices)}", repr(value), where=where)
+            return value
+        if self.number is not None:
+            return self.number.check(value, where=where)
+        if self.kind is bool and not isinstance(value, bool):
+            refuse(f"{self.name} is True or False", repr(value), where=where)
+        if self.kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+            refuse(f"{self.name} is a whole number", repr(value), where=where)
+        return value
+
+    def _tensor(self, value: Any, where: str) -> Tensor | None:
+        if value is None:
+            return None
+        tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32)
+        if not tensor.is_floating_point():
+            tensor = tensor.float()
+        if tensor.device.type != "meta" and not bool((torch.isfinite(tensor) & (tensor >= 0)).all()):
+            refuse(f"every {self.name} is finite and >= 0", tensor.tolist(), where=where)
+        return tensor
+
+    def parse(self, text: str, *, where: str) -> Any:
+        """The value that a spec such as `huber:delta=2` writes."""
+        if self.vector:
+            try:
+                return [float(part) for part in text.split("/")]
+            except ValueError:
+                refuse(f"{self.name} is numbers with / between them", repr(text), "1/5 is an example", where=where)
+        if self.choices:
+            return text
+        if self.kind is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
+        try:
+            return int(text) if self.kind is int else float(text)
+        except ValueError:
+            return text
+
+
+def number(
+    default: float,
+    *,
+    low: float = -float("inf"),
+    high: float = float("inf"),
+    open_low: bool = False,
+    open_high: bool = False,
+    usual: str = "",
+    doc: str,
+) -> Any:
+    """An option that is a number in a range."""
+    usual = usual or f"{default:g}"
+    return Option(default, doc, number=Number("", low, high, open_low, open_high, usual, doc))
+
+
+def choice(default: str, *others: str, doc: str) -> Any:
+    """An option that is one of a few words; the first is the default."""
+    return Option(default, doc, choices=(default, *others))
+
+
+def flag(default: bool, *, doc: str) -> Any:
+    """An option that is on or off."""
+    return Option(default, doc, kind=bool)
+
+
+def whole(default: int, *, doc: str) -> Any:
+    """An option that is a whole number."""
+    return Option(default, doc, kind=int)
+
+
+def vector(*, doc: str) -> Any:
+    """An option that is None, or numbers that move with the module from device to device."""
+    return Option(None, doc, vector=True)

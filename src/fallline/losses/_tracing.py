@@ -1,0 +1,14 @@
+"""Whether values may be read: not while torch compiles, vmaps or differentiates a function symbolically."""
+
+import torch
+from torch import Tensor
+
+
+def readable(*tensors: Tensor | None) -> bool:
+    """True where Python may look at the numbers: eager tensors that hold some, outside `torch.func` and `torch.compile`."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return all(t is None or (type(t) in _PLAIN and not t.is_meta) for t in tensors)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)

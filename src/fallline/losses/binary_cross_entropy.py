@@ -1,0 +1,90 @@
+"""Binary cross-entropy: minus the log of the probability given to what happened.
+
+    ℓ = −[w₁ π y log p + w₀ (1 − y) log(1 − p)]          p = σ(x) from logits
+
+When to use: two classes, or several labels that may hold at once; y may be a probability between 0 and 1. Logits are the default: stable at any size.
+When not: more than two classes of which one holds: then cross_entropy. Probabilities that a sigmoid rounded to 0 or 1 have lost their gradient: give logits.
+Source: Good, "Rational Decisions", Journal of the Royal Statistical Society B 14, 1952. Weights as in King and Zeng, "Logistic Regression in Rare Events Data", 2001.
+Departs from the source: from probabilities, log p goes on as its tangent below p = 1e-12, so that p = 0 has a finite value and a gradient that is not zero
+(torch clamps the logarithm at -100); infinite logits give the right limit, where torch gives NaN.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fallline._core.errors import must, refuse
+from fallline.losses._base import wide
+from fallline.losses._fields import choice, number, vector
+from fallline.losses._kinds import Binary, warn_once
+
+_FLOOR = 1e-12
+
+
+class BinaryCrossEntropy(Binary):
+    """Cross-entropy of each element, in nats. Input and target: equal shapes; target 0/1 of any dtype, or probabilities.
+
+    The weights multiply the value (S2's weighted form): the mean still divides by the number of elements.
+
+    >>> BinaryCrossEntropy(input_from="probabilities")(torch.tensor([0.748]), torch.tensor([1]))
+    tensor(0.2904)
+    """
+
+    name = "binary_cross_entropy"
+    input_from: str = choice("logits", "probabilities", doc="what the input is")
+    pos_weight: float = number(1.0, low=0, open_low=True, doc="π: how much more a positive example counts")
+    class_weight: Tensor | tuple[float, float] | None = vector(doc="(w0, w1): how much examples of class 0 and of class 1 count")
+
+    def setup(self) -> None:
+        if self.input_from == "probabilities":
+            self.output, self.fill = "probability", (0.5, 0.0)
+        weight = self.class_weight
+        if isinstance(weight, Tensor):
+            must(weight.numel() == 2, "class_weight is (w0, w1)", weight.tolist(), where=self.name)
+            weight = (float(weight.flatten()[0]), float(weight.flatten()[1]))
+        zero, one = weight or (1.0, 1.0)
+        self._zero, self._one = zero, one * self.pos_weight
+        self._plain = self._zero == 1 and self._one == 1
+
+    def values(self, input: Tensor, target: Tensor) -> Tensor:
+        if self.input_from == "logits":
+            yes, no = -F.logsigmoid(input), -F.logsigmoid(-input)
+        else:
+            yes, no = _minus_log(input), _minus_log(1 - input)
+        if not self._plain:
+            yes, no = self._one * yes, self._zero * no
+        if not target.is_floating_point():
+            return torch.where(target > 0, yes, no)
+        return torch.where(target == 0, no, torch.where(target == 1, yes, target * yes + (1 - target) * no))
+
+    def quick(self, input: Tensor, target: Tensor) -> Tensor:
+        if self._plain and self.input_from == "logits":
+            input = wide(input)
+            return F.binary_cross_entropy_with_logits(input, target if target.dtype == input.dtype else target.to(input.dtype))
+        return self.values(wide(input), target).mean()
+
+    def check_values(self, input: Tensor, target: Tensor) -> None:
+        super().check_values(input, target)
+        if self.input_from == "probabilities" and input.numel():
+            low, high = (float(v) for v in torch.aminmax(input))
+            if low < 0 or high > 1:
+                refuse(
+                    "every probability lies in 0..1",
+                    f"values from {low:g} to {high:g}",
+                    "for logits use input_from='logits'",
+                    where=self.name,
+                )
+            share = float(((input == 0) | (input == 1)).float().mean())
+            if share > 0.01 and input.numel() >= 16:
+                warn_once(
+                    f"{self.name} saturated",
+                    f"{share:.0%} of the probabilities are exactly 0 or 1: the sigmoid before them has lost their gradient; give logits instead.",
+                )
+
+
+def _minus_log(p: Tensor) -> Tensor:
+    """-log p, and below the floor its tangent: finite at 0, with a gradient."""
+    low = p < _FLOOR
+    safe = torch.where(low, torch.ones_like(p), p)
+    tangent = -torch.log(torch.tensor(_FLOOR, dtype=p.dtype)) - (p - _FLOOR) / _FLOOR
+    return torch.where(low, tangent, -torch.log(safe))

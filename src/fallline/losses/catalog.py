@@ -1,0 +1,85 @@
+"""The losses by name: what there is, what fits a task, what `explain` shows."""
+
+import sys
+from collections.abc import Sequence
+
+from fallline._core.entry import Entry, entry
+from fallline._core.errors import FalllineError, lookup, refuse
+from fallline.losses._base import Loss
+from fallline.losses.binary_cross_entropy import BinaryCrossEntropy
+from fallline.losses.cross_entropy import CrossEntropy
+from fallline.losses.huber import Huber
+from fallline.losses.mae import MAE
+from fallline.losses.mse import MSE
+
+LOSSES: dict[str, type[Loss]] = {
+    cls.name: cls
+    for cls in (
+        MSE,
+        MAE,
+        Huber,
+        BinaryCrossEntropy,
+        CrossEntropy,
+    )
+}
+_DEFAULT = {"regression": "mse", "binary": "binary_cross_entropy", "multiclass": "cross_entropy"}
+
+
+def default_for(task: str) -> str:
+    """The loss that fits a task when nothing else is said: `regression`, `binary` or `multiclass`.
+
+    >>> default_for("binary")
+    'binary_cross_entropy'
+    """
+    return lookup("task", task, _DEFAULT)
+
+
+def build(spec: str, **options: object) -> Loss:
+    """A loss from its spec: a name, then options after a colon; keyword arguments stand over those of the spec.
+
+    >>> build("huber:delta=2").delta
+    2.0
+    """
+    name, _, tail = spec.strip().partition(":")
+    cls = lookup("loss", name, LOSSES)
+    found: dict[str, object] = {}
+    for part in filter(None, (p.strip() for p in tail.split(","))):
+        key, equals, text = (p.strip() for p in part.partition("="))
+        if not equals:
+            refuse("the options of a loss read name=value", repr(part), f"huber:delta=2 is an example; {name} has {', '.join(cls.options)}")
+        found[key] = lookup(f"option of {name}", key, cls.options).parse(text, where=name)
+    return cls(**{**found, **options})
+
+
+def describe(name: str) -> Entry:
+    """What a loss says of itself: formula, when to use it, source.
+
+    >>> describe("mse").formula
+    'ℓ = (y − x)²'
+    """
+    cls = lookup("loss", name, LOSSES)
+    return entry(name, "loss", sys.modules[cls.__module__].__doc__)
+
+
+def check_task(loss_name: str, task: str, raw_labels: Sequence[object] = ()) -> None:
+    """Refuse a loss that does not fit the task or the labels as they stood in the source; the error says which losses do.
+
+    `raw_labels`: the labels before they were numbered, e.g. (0, 1), (-1, 1) or ("no", "yes"); empty for regression.
+    """
+    cls = lookup("loss", loss_name.partition(":")[0].strip(), LOSSES)
+    lookup("task", task, _DEFAULT)
+    if task not in cls.tasks:
+        fitting = [name for name, other in LOSSES.items() if task in other.tasks]
+        kind = {"regression": "a number", "binary": "one of two classes", "multiclass": "one of several classes"}[task]
+        meant = f"is for {' and '.join(sorted(cls.tasks))} targets" if cls.tasks else "needs a distribution for each example as its target"
+        raise FalllineError(
+            f"the loss {cls.name} {meant}, but the target is {kind} ({task}); use {_DEFAULT[task]} (or {', '.join(n for n in fitting if n != _DEFAULT[task])})."
+        )
+    if cls.target_kind == "signed":
+        numbers = [label for label in raw_labels if isinstance(label, (int, float))]
+        if numbers and set(numbers) != {-1, 1}:
+            shown = " and ".join(str(label) for label in raw_labels)
+            raise FalllineError(
+                f"the loss {cls.name} needs labels -1 and +1, but the target holds {shown}; "
+                f"`--signed-labels` maps {raw_labels[0]} to -1 and {raw_labels[-1]} to +1, or use the loss binary_cross_entropy."
+            )
