@@ -42,7 +42,7 @@ _HOME = {
 }
 _PACKAGES = ("activations", "data", "losses", "models", "optim", "penalties", "record", "report", "study", "training")
 
-__all__ = [*_HOME, *_PACKAGES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_HOME, *_PACKAGES, "__version__"]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

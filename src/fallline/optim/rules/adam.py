@@ -1,0 +1,107 @@
+"""Adam: momentum over a running root mean square, both corrected for their start at zero.
+
+    m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
+    torch, paper   θ ← θ − η m̂ / (√v̂ + ε)            m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ)
+    keras          θ ← θ − η √(1 − β₂ᵗ) / (1 − β₁ᵗ) · m / (√v + ε)
+    amsgrad        v̂ from the largest v so far
+
+When to use: the default for most networks; little tuning.
+When not: where weight decay matters (AdamW), or memory for two states per weight is short.
+Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1; keras is the "epsilon hat" form of section 2.
+https://arxiv.org/abs/1412.6980 AMSGrad: Reddi, Kale & Kumar, "On the Convergence of Adam and Beyond", ICLR 2018, algorithm 2.
+Departs from the source: the raw moments are kept and corrected anew each step (a text that overwrites them with the corrected ones is
+wrong from step 2 on). AMSGrad takes the maximum of v before the correction, as torch and keras do.
+"""
+
+from math import sqrt as root
+
+from fallline._core.number import Number
+from fallline.optim.optimizer import Params, RuleOptimizer
+from fallline.optim.rule import Group, State, rule
+from fallline.optim.rules._free import maximum, sqrt
+
+
+def _prepare(group: Group, t: int) -> tuple[float, float, float, float, float]:
+    beta1, beta2 = map(float, group["betas"])
+    lr, eps = float(group["lr"]), float(group["eps"])
+    correct1, correct2 = 1.0 - beta1**t, root(1.0 - beta2**t)
+    if group["like"] == "keras":
+        return beta1, beta2, lr * correct2 / correct1, 1.0, eps
+    return beta1, beta2, lr / correct1, 1.0 / correct2, eps
+
+
+def _flags(group: Group) -> dict[str, bool]:
+    return {"amsgrad": bool(group["amsgrad"])}
+
+
+@rule(state=("exp_avg", "exp_avg_sq", State("max_exp_avg_sq", when="amsgrad")), prepare=_prepare, flags=_flags)
+def adam(p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, beta1, beta2, lr, c2, eps, *, amsgrad):
+    """One element, one step; see the formula above."""
+    exp_avg = beta1 * exp_avg + (1 - beta1) * g
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g * g
+    v = exp_avg_sq
+    if amsgrad:
+        max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
+        v = max_exp_avg_sq
+    return p - lr * exp_avg / (c2 * sqrt(v) + eps), exp_avg, exp_avg_sq, max_exp_avg_sq
+
+
+class Adam(RuleOptimizer):
+    """Adam; arguments as torch.optim.Adam has them.
+
+    Defaults by `like`: eps 1e-8 (torch, paper), 1e-7 (keras, where it stands beside the uncorrected root).
+
+    Args:
+        params: parameters, named parameters or groups.
+        lr: step size η.
+        betas: β₁ and β₂, each in [0, 1).
+        eps: ε.
+        weight_decay: L2 coefficient, added to the gradient (keras: decoupled).
+        amsgrad: divide by the largest v so far.
+        maximize: ascend.
+        like: `torch`, `keras` or `paper`.
+        engine: `auto`, `torch` or `numba`.
+        clip_norm: largest global norm of the gradient; `p.grad` itself is left as it is.
+
+    Raises:
+        FalllineError: a number out of its range.
+
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> w.grad = torch.tensor([0.5])
+    >>> Adam([w], lr=0.1).step(); round(w.item(), 4)
+    0.9
+    """
+
+    rule = adam
+    numbers = (Number("betas", 0, 1, open_high=True, usual="(0.9, 0.999)"), Number("eps", 0, usual="1e-8"))
+    likes = {"torch": {"lr": 1e-3, "eps": 1e-8}, "keras": {"lr": 1e-3, "eps": 1e-7}, "paper": {"lr": 1e-3, "eps": 1e-8}}
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | None = None,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        like: str = "torch",
+        engine: str = "auto",
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+                "maximize": maximize,
+                "like": like,
+            },
+            engine=engine,
+            clip_norm=clip_norm,
+        )

@@ -1,0 +1,133 @@
+"""NAdam: Adam that looks ahead as Nesterov does.
+
+    m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²        μₜ = β₁ (1 − ½ · 0.96^{t ψ})        Πₜ = μ₁ ⋯ μₜ
+    θ ← θ − η (μₜ₊₁ m / (1 − Πₜ₊₁) + (1 − μₜ) g / (1 − Πₜ)) / (√v̂ + ε)                          v̂ = v / (1 − β₂ᵗ)
+
+When to use: where Adam works and a little faster start is wanted.
+When not: with an aggressive warm-up, which its momentum schedule doubles.
+Source: Dozat, "Incorporating Nesterov Momentum into Adam", ICLR workshop 2016, algorithm 2. https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
+Departs from the source: ψ is torch's `momentum_decay` (0.004 = 1/250, the paper's); keras uses ψ = 1. Π is computed from the step
+number, so that a β₁ changed half-way acts as if it had always been so.
+"""
+
+from functools import lru_cache
+from math import sqrt as root
+
+import numpy as np
+import torch
+
+from fallline._core.number import Number
+from fallline.optim.optimizer import Params, RuleOptimizer
+from fallline.optim.rule import Group, rule
+from fallline.optim.rules._free import sqrt
+
+
+def _mu(beta1: float, psi: float, t: int) -> float:
+    return beta1 * (1.0 - 0.5 * 0.96 ** (t * psi))
+
+
+@lru_cache(maxsize=256)
+def _memory(beta1: float, psi: float, single: bool) -> list[float]:
+    """Products of μ already known for one pair of settings; entry t is Πₜ."""
+    del beta1, psi, single
+    return [1.0]
+
+
+def _product(group: Group, t: int) -> float:
+    """Πₜ. torch keeps it in its default dtype, float32 mostly, and so does the `torch` form: the rounding is 1e-7 of a step."""
+    beta1, psi = float(group["betas"][0]), float(group["momentum_decay"])
+    single = group["like"] == "torch" and torch.get_default_dtype() != torch.float64
+    known = _memory(beta1, psi, single)
+    while len(known) <= t:
+        mu = _mu(beta1, psi, len(known))
+        known.append(float(np.float32(known[-1]) * np.float32(mu)) if single else known[-1] * mu)
+    return known[t]
+
+
+def _prepare(group: Group, t: int) -> tuple[float, float, float, float, float, float]:
+    beta1, beta2 = map(float, group["betas"])
+    lr, psi = float(group["lr"]), float(group["momentum_decay"])
+    now, soon = _mu(beta1, psi, t), _mu(beta1, psi, t + 1)
+    product = _product(group, t)
+    lead, lag = lr * (1.0 - now) / (1.0 - product), lr * soon / (1.0 - product * soon)
+    return beta1, beta2, lead, lag, 1.0 / root(1.0 - beta2**t), float(group["eps"])
+
+
+@rule(state=("exp_avg", "exp_avg_sq"), prepare=_prepare, derived={"mu_product": _product})
+def nadam(p, g, exp_avg, exp_avg_sq, beta1, beta2, lead, lag, c2, eps):
+    """One element, one step; see the formula above."""
+    exp_avg = beta1 * exp_avg + (1 - beta1) * g
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g * g
+    return p - (lead * g + lag * exp_avg) / (c2 * sqrt(exp_avg_sq) + eps), exp_avg, exp_avg_sq
+
+
+class NAdam(RuleOptimizer):
+    """NAdam; arguments as torch.optim.NAdam has them.
+
+    Defaults by `like`: torch and paper lr 0.002, eps 1e-8, momentum_decay 0.004; keras lr 0.001, eps 1e-7, momentum_decay 1.
+
+    Args:
+        params: parameters, named parameters or groups.
+        lr: step size η.
+        betas: β₁ and β₂, each in [0, 1).
+        eps: ε.
+        weight_decay: L2 coefficient, added to the gradient (keras: decoupled).
+        momentum_decay: ψ.
+        decoupled_weight_decay: multiply the weights by 1 − η λ instead (NAdamW).
+        maximize: ascend.
+        like: `torch`, `keras` or `paper`.
+        engine: `auto`, `torch` or `numba`.
+        clip_norm: largest global norm of the gradient; `p.grad` itself is left as it is.
+
+    Raises:
+        FalllineError: a number out of its range.
+
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> w.grad = torch.tensor([0.5])
+    >>> NAdam([w], lr=0.1).step(); round(w.item(), 4)
+    0.8944
+    """
+
+    rule = nadam
+    numbers = (
+        Number("betas", 0, 1, open_high=True, usual="(0.9, 0.999)"),
+        Number("eps", 0, usual="1e-8"),
+        Number("momentum_decay", 0, usual="0.004"),
+    )
+    likes = {
+        "torch": {"lr": 2e-3, "eps": 1e-8, "momentum_decay": 4e-3},
+        "keras": {"lr": 1e-3, "eps": 1e-7, "momentum_decay": 1.0},
+        "paper": {"lr": 2e-3, "eps": 1e-8, "momentum_decay": 4e-3},
+    }
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | None = None,
+        weight_decay: float = 0.0,
+        momentum_decay: float | None = None,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        like: str = "torch",
+        engine: str = "auto",
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "momentum_decay": momentum_decay,
+                "decoupled_weight_decay": decoupled_weight_decay,
+                "maximize": maximize,
+                "like": like,
+            },
+            engine=engine,
+            clip_norm=clip_norm,
+        )
