@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fallline._core.errors import FalllineError, must
-from fallline.losses import LOSSES, default_for, predict_from
+from fallline._core.errors import FalllineError, lookup, must
+from fallline.losses import LOSSES, check_task, default_for, predict_from
 from fallline.losses import build as build_loss
 from fallline.training.settings import Settings
 
@@ -57,16 +57,9 @@ class Goal:
 
     def targets(self, y: Tensor) -> Tensor:
         """The target as the loss reads it, from y as `Data` holds it, shape (N,)."""
-        kind = self.loss.target_kind
         if self.task == "regression":
-            return y.float() if self.scale is None else self.scale.apply(y)
-        if kind == "signed":
-            return y.float() * 2 - 1
-        if kind == "binary":
-            return y.float()
-        if kind == "distribution":
-            return torch.nn.functional.one_hot(y, len(self.classes)).float()
-        return y
+            y = y.float() if self.scale is None else self.scale.apply(y)
+        return self.loss.prepare(y)
 
     def squeeze(self, raw: Tensor) -> Tensor:
         """The model's output as the loss reads it: (N,) where one number is meant, else (N, outputs)."""
@@ -106,19 +99,17 @@ def aim(data: "Data", settings: Settings, loss: "Loss | None" = None) -> Goal:
     if loss is None:
         if spec == "auto":
             spec = default_for(data.task)
-            choices.append(f"loss: {spec} (the default for {_words(data.task)})")
+            choices.append(f"loss: {spec} (the default for {data.task})")
+        check_task(spec, data.task, () if settings.signed_labels else data.raw_labels)
         options: dict[str, Any] = {}
         if settings.class_weight is not None:
             weights = class_weights(data, settings.class_weight)
-            options["class_weight"] = tuple(weights.tolist()) if data.task == "binary" and _name(spec) != "cross_entropy" else weights
-        built = _build(spec, data, options)
+            options["class_weight"] = weights
+        built = _build(spec, options)
     else:
         built, spec = loss, loss.name
         must(settings.class_weight is None, "class_weight is left out", settings.class_weight, "give it to the loss object itself")
-    _fits(built, spec, data)
-    signed = built.target_kind == "signed"
-    if signed:
-        _check_signed(built, data, settings)
+    check_task(built.name, data.task, () if settings.signed_labels else data.raw_labels)
     scale = None
     if data.task == "regression" and built.target_kind not in _RAW_UNITS:
         std, mean = torch.std_mean(data.train.y.double(), correction=0)
@@ -152,44 +143,15 @@ def class_weights(data: "Data", spec: str) -> Tensor:
     return weights
 
 
-def _build(spec: str, data: "Data", options: dict[str, Any]) -> "Loss":
-    kind = LOSSES.get(_name(spec))
-    if kind is not None:
-        _fits(kind, spec, data)
-    try:
-        return build_loss(spec, **options)
-    except TypeError as error:
-        if "class_weight" in options:
-            raise FalllineError(
-                f"loss '{spec}' takes no class weights; leave class_weight out, or use '{default_for(data.task)}'."
-            ) from error
-        raise
-
-
-def _fits(loss: Any, spec: str, data: "Data") -> None:
-    if data.task in loss.tasks:
-        return
-    others = sorted(name for name, kind in LOSSES.items() if data.task in kind.tasks)
-    raise FalllineError(
-        f"loss '{spec}' is for {' or '.join(_words(t) for t in sorted(loss.tasks))}, but the target '{data.target}' is "
-        f"{_words(data.task)}; use '{default_for(data.task)}' (others that fit: {', '.join(others)})."
-    )
-
-
-def _check_signed(loss: "Loss", data: "Data", settings: Settings) -> None:
-    labels = list(data.raw_labels)
-    numbers = [float(v) for v in labels if isinstance(v, (int, float, bool))]
-    if settings.signed_labels or not numbers or sorted(numbers) == [-1.0, 1.0]:
-        return
-    raise FalllineError(
-        f"loss '{loss.name}' needs labels -1 and +1, but '{data.target}' has {labels[0]} and {labels[-1]}; pass signed_labels "
-        f"(--signed-labels) to read them as -1 and +1, or use 'binary_cross_entropy'."
-    )
+def _build(spec: str, options: dict[str, Any]) -> "Loss":
+    name = _name(spec)
+    kind = lookup("loss", name, LOSSES)
+    if options and "class_weight" not in kind.options:
+        raise FalllineError(
+            f"the loss {name} takes no class weights; leave class_weight out, or use binary_cross_entropy or cross_entropy."
+        )
+    return build_loss(spec, **options)
 
 
 def _name(spec: str) -> str:
-    return spec.partition(":")[0]
-
-
-def _words(task: str) -> str:
-    return {"regression": "regression (numbers)", "binary": "two classes", "multiclass": "more than two classes"}.get(task, task)
+    return spec.partition(":")[0].strip()

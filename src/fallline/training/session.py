@@ -41,11 +41,11 @@ _EXPLODED = 1e4
 _SMALL = 1e-3
 
 
-class Diverged(Exception):  # noqa: N818
+class Diverged(Exception):
     """Training left the finite numbers; carries the sentence to say."""
 
 
-class Interrupted(Exception):  # noqa: N818
+class Interrupted(Exception):
     """The user asked to stop; the state is saved."""
 
 
@@ -80,7 +80,7 @@ class Session:
         self.held_target = goal.targets(data.validation.y).to(self.device)
         for part in (self.target, self.held_target, goal.targets(data.test.y)):
             if len(part):
-                goal.loss.validate_targets(part)
+                goal.loss.validate_targets(part, len(goal.classes) or None)
         goal.loss.to(self.device)
         must(
             settings.patience is None or len(self.held_x) > 0,
@@ -192,7 +192,7 @@ class Session:
 
     def _penalty(self) -> Tensor:
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        return penalties.elastic(named, l1=self.settings.l1, l2=self.settings.l2)
+        return self.settings.l1 * penalties.l1(named) + self.settings.l2 * penalties.l2(named)
 
     def _norm(self, end: int) -> None:
         """The norm of the gradient of the last step of a block."""
