@@ -65,7 +65,8 @@ def paired(a: Sequence[float], b: Sequence[float], *, level: float = 0.95, step:
     """The t interval of a - b over pairs, and the two-sided p-value of "no difference".
 
     Args:
-        a, b: values of the same seeds in the same order, shape (seeds,).
+        a: values of one optimizer, one for each seed, shape (seeds,).
+        b: values of the other for the same seeds in the same order, shape (seeds,).
         level: of the interval.
         step: the smallest amount by which the metric can move; 0 where it is continuous.
 
@@ -116,7 +117,7 @@ def diverges_more(bad_a: int, n_a: int, bad_b: int, n_b: int) -> float:
 
     if bad_a == bad_b == 0:
         return 1.0
-    return float(fisher_exact([[bad_a, n_a - bad_a], [bad_b, n_b - bad_b]]).pvalue)
+    return float(fisher_exact([[bad_a, n_a - bad_a], [bad_b, n_b - bad_b]])[1])  # pyright: ignore[reportArgumentType]
 
 
 def pair_p(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> float:

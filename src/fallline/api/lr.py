@@ -1,0 +1,89 @@
+"""`fl.find_lr`: the useful learning rates of a model, its data, a loss and an optimizer; nothing is changed by looking."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from fallline._core.errors import must
+from fallline.study.lr import find_lr as _find
+from fallline.study.lr import find_lr_plain
+from fallline.study.models import ModelLike
+from fallline.study.ramp import LRResult
+from fallline.training.settings import Settings
+
+
+def find_lr(
+    model: ModelLike = "mlp:128",
+    data: Any = None,
+    loss: Any = "auto",
+    optimizer: Any = "adam",
+    *,
+    batch_size: Any = 32,
+    seed: int = 0,
+    device: str = "cpu",
+    **settings: Any,
+) -> LRResult:
+    """The useful learning rates for this model, data, loss and optimizer, in a few hundred mini-batches.
+
+    Leaves model, optimizer, data order and every random generator bit for bit as they were.
+
+    Args:
+        model: a spec such as "mlp:128", a function that makes a module, or a module (copied, never trained).
+        data: whatever `fl.data.load` takes; with a plain torch loss or optimizer also an iterable of (x, y) batches.
+        loss: a name, a fallline loss, or any function of (output, y).
+        optimizer: a name with options, or a torch optimizer: the one that you made, a class, or a function of parameters.
+        batch_size: rows in a mini-batch, or "full"; a loader has its own.
+        seed: of the orders and of a fresh model.
+        device: "cpu", "cuda", "auto".
+        **settings: any other field of `fallline.training.Settings` (weight_decay, clip_norm, class_weight, ...).
+
+    Returns:
+        `.suggested`, `.useful` (low, high), `.edge` (where the loss rises), `.confidence` (0 to 1), `.reason`, `.lrs`, `.losses`,
+        `.trials`, `.text()`.
+
+    Raises:
+        FalllineError: settings that do not fit the data; a plain loss or optimizer without a module.
+
+    >>> import torch
+    >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    >>> batches = [(x[i : i + 20], x[i : i + 20].sum(1, keepdim=True)) for i in range(0, 200, 20)]
+    >>> found = find_lr(torch.nn.Linear(3, 1), batches, torch.nn.functional.mse_loss, torch.optim.SGD)
+    >>> found.found, 0.01 < found.suggested < 2
+    (True, True)
+    """
+    must(data is not None, "data is given", "nothing", "find_lr(model, data, loss, optimizer)", where="find_lr")
+    if isinstance(optimizer, str) and (isinstance(loss, str) or hasattr(loss, "target_kind")):
+        from fallline.data import load
+
+        chosen = Settings(
+            loss=loss if isinstance(loss, str) else loss.name,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            **settings,
+        )
+        return _find(model, load(data), chosen, loss=None if isinstance(loss, str) else loss)
+    must(isinstance(model, nn.Module), "model is a torch module where loss or optimizer is plain torch", type(model).__name__)
+    assert isinstance(model, nn.Module)
+    must(not settings, "no other settings where loss or optimizer is plain torch", ", ".join(settings), "set them on the optimizer")
+    if isinstance(loss, str):
+        from fallline.losses import build as build_loss
+
+        must(loss != "auto", "loss is given where the optimizer is plain torch", "'auto'", "name one, or give a function of (output, y)")
+        loss = build_loss(loss)
+    if isinstance(optimizer, str):
+        from functools import partial
+
+        from fallline.optim import build
+
+        optimizer = partial(_named, build, optimizer)
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        x, y = data
+        rows = len(x) if batch_size == "full" else int(batch_size)
+        data = list(zip(x.split(rows), y.split(rows), strict=True))
+    return find_lr_plain(model, data, loss, optimizer, device=device, seed=seed)
+
+
+def _named(build: Any, spec: str, parameters: list[Tensor]) -> Any:
+    return build(spec, [(str(i), p) for i, p in enumerate(parameters)])

@@ -1,0 +1,170 @@
+"""The learning rate for a model, its data and an optimizer, found in a few hundred mini-batches; nothing is changed by looking.
+
+Works on copies of the model, on orders of the data of its own, and under random generators that are put back.
+"""
+
+import contextlib
+import copy
+import itertools
+import math
+import random
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fallline import data as data_
+from fallline import optim
+from fallline._core.seeds import stream
+from fallline.study.models import ModelLike, fresh
+from fallline.study.ramp import LRResult, Walk, range_test
+from fallline.training import Settings, aim, outputs
+from fallline.training.evaluate import mean_loss
+from fallline.training.session import batch_rows, device_of
+
+if TYPE_CHECKING:
+    from fallline.data import Data
+    from fallline.losses import Loss
+
+MOST_ROWS = 4096  # of a mini-batch here: a full batch is stood for by that many rows drawn from it
+HELD_ROWS = 2048  # on which a trial is judged
+STEPS = 100
+WIDER = 10.0  # how far the ramp goes beyond the optimizer's usual range on either side
+
+
+def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "Loss | None" = None) -> LRResult:
+    """The learning rate for `settings.optimizer` on this model and these rows.
+
+    Args:
+        make_model: spec, module or function; a module is copied, never trained.
+        data: training rows are trained on; the trials are judged on validation rows (training rows where there are none).
+        settings: optimizer, batch size, loss, seed, device and what else shapes a step; `lr` is not read.
+        loss: a loss object in place of `settings.loss`.
+
+    Returns:
+        The result; where no rate makes the loss fall it says so, and suggests the optimizer's default.
+
+    Raises:
+        FalllineError: settings that do not fit the data.
+    """
+    device = device_of(settings.device)
+    goal = aim(data, settings, loss)
+    goal.loss.validate_targets(goal.targets(data.train.y))
+    goal.loss.to(device)
+    preset, _ = optim.parse(settings.optimizer)
+    rows, batch = len(data.train), batch_rows(settings, len(data.train))
+    total = math.ceil(rows / batch) * settings.epochs
+    batch = min(batch, MOST_ROWS)
+    x, target = data.train.x, goal.targets(data.train.y)
+    held = data.validation if len(data.validation) else data.train
+    held_x, held_target = held.x[:HELD_ROWS].to(device), goal.targets(held.y[:HELD_ROWS]).to(device)
+    seed = stream(settings.seed, "lr")
+    with kept_generators():
+        model = fresh(make_model, data.input_shape, goal.outputs, seed=settings.seed, dropout=settings.dropout).to(device)
+
+        def begin(order: int) -> Walk:
+            walker = copy.deepcopy(model)
+            walker.train()
+            optimizer = optim.build(
+                settings.optimizer,
+                list(walker.named_parameters()),
+                lr=preset.default_lr,
+                weight_decay=settings.weight_decay,
+                clip_norm=settings.clip_norm,
+                engine=settings.engine,
+            )
+            torch.manual_seed(stream(seed, "walk", order))
+            spots = _endless(rows, batch, stream(seed, "order", order))
+
+            def step(lr: float) -> float:
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                chosen = next(spots)
+                optimizer.zero_grad()
+                value = goal.loss.quick(goal.squeeze(walker(x[chosen].to(device))), target[chosen].to(device))
+                value.backward()
+                optimizer.step()
+                return float(value.detach())
+
+            return Walk(step, lambda: mean_loss(outputs(walker, held_x), held_target, goal))
+
+        low, high = preset.lr_range
+        return range_test(begin, low=low / WIDER, high=high * WIDER, default=preset.default_lr, steps=max(10, min(STEPS, total)))
+
+
+def _endless(rows: int, batch: int, seed: int) -> Iterator[Tensor]:
+    for epoch in itertools.count():
+        yield from data_.batches(rows, batch, seed=seed, epoch=epoch)
+
+
+@contextlib.contextmanager
+def kept_generators(*more: torch.Generator | None) -> Iterator[None]:
+    """Put back the states of Python's, NumPy's and torch's generators, on every device, and of those given."""
+    plain, numbers, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    others = [(generator, generator.get_state()) for generator in more if generator is not None]
+    try:
+        yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(numbers)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        for generator, state in others:
+            generator.set_state(state)
+
+
+def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer: Any, *, device: str = "cpu", seed: int = 0) -> LRResult:
+    """The same on plain torch: any module, any iterable of (x, y) batches, any `loss(output, y)`, any optimizer.
+
+    Args:
+        model: copied, never trained.
+        loader: read once from its start; its generators are put back.
+        loss: called with the model's output and y.
+        optimizer: a `torch.optim.Optimizer` of this model, copied with its state; or what makes one from parameters.
+        device: where to work.
+        seed: of the random numbers inside the model (dropout).
+
+    Raises:
+        FalllineError: no batch came, or the optimizer holds parameters that are not the model's.
+    """
+    from fallline.study.plain import copied_optimizer, read_batches, starting_lr
+
+    place = device_of(device)
+    sampler = getattr(loader, "sampler", None)
+    with kept_generators(getattr(loader, "generator", None), getattr(sampler, "generator", None)):
+        train, held = read_batches(loader, STEPS, place)
+        default = starting_lr(model, optimizer)
+
+        def begin(order: int) -> Walk:
+            walker = copy.deepcopy(model).to(place)
+            walker.train()
+            stepper = copied_optimizer(optimizer, model, walker)
+            shares = [float(group["lr"]) / default for group in stepper.param_groups]
+            torch.manual_seed(stream(seed, "walk", order))
+            generator = torch.Generator().manual_seed(stream(seed, "order", order))
+            spots = itertools.cycle(torch.randperm(len(train), generator=generator).tolist())
+
+            def step(lr: float) -> float:
+                for group, share in zip(stepper.param_groups, shares, strict=True):
+                    group["lr"] = lr * share
+                x, y = train[next(spots)]
+                stepper.zero_grad()
+                value = loss(walker(x), y)
+                value.backward()
+                stepper.step()
+                return float(value.detach())
+
+            def measure() -> float:
+                walker.eval()
+                with torch.no_grad():
+                    ends = [float(loss(walker(x), y)) for x, y in held]
+                walker.train()
+                return sum(ends) / len(ends)
+
+            return Walk(step, measure)
+
+        return range_test(begin, low=default / 1e4, high=default * 1e4, default=default, points=150)
