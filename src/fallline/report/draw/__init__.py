@@ -1,0 +1,1 @@
+"""The same figure data drawn twice: interactive (plotly) and still (matplotlib)."""

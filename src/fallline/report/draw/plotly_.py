@@ -1,0 +1,274 @@
+"""A figure as plotly reads it: plain dictionaries, so that plotly itself need not be imported to write a page.
+
+Colours are tokens ("@s6", "@accent/0.15") that the page's script turns into the colours of the theme in use. Text that came from
+data is escaped (`plain`), and never enters a hover template.
+"""
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fallline.report import colours
+from fallline.report.figures.shapes import Bars, Curves, Figure, Grid, Intervals, Line, Scatter
+
+Spec = dict[str, Any]
+_SYMBOL = {"best": "circle-open", "end": "x-thin-open", "chosen": "circle"}
+_FEW = 16
+
+
+def plain(text: str, most: int = 60) -> str:
+    """Text as plotly shows it unchanged: its small markup language is escaped, very long names are cut.
+
+    >>> plain("<b>a</b>")
+    '&lt;b&gt;a&lt;/b&gt;'
+    """
+    return html.escape(text if len(text) <= most else text[: most - 1] + "…", quote=False)
+
+
+def spec(figure: Figure) -> Spec:
+    """The figure as `{"data": [...], "layout": {...}, "height": pixels}`."""
+    if isinstance(figure, Curves):
+        return _curves(figure)
+    if isinstance(figure, Intervals):
+        return _intervals(figure)
+    if isinstance(figure, Scatter):
+        return _scatter(figure)
+    if isinstance(figure, Grid):
+        return _grid(figure)
+    return _bars(figure)
+
+
+def _axis(title: str = "", **more: Any) -> Spec:
+    title_part: Spec = {"title": {"text": plain(title), "standoff": 10}} if title else {}
+    return {
+        "showgrid": False,
+        "zeroline": False,
+        "showline": False,
+        "ticks": "",
+        "automargin": True,
+        "gridcolor": "@grid",
+        "linecolor": "@line",
+        "tickcolor": "@line",
+        **title_part,
+        **more,
+    }
+
+
+def _layout(x: Spec, y: Spec, **more: Any) -> Spec:
+    return {"xaxis": x, "yaxis": y, "showlegend": False, "margin": {"l": 8, "r": 12, "t": 12, "b": 8}, "hovermode": "closest", **more}
+
+
+def _curves(f: Curves) -> Spec:
+    tokens = colours.assign(line.series for line in f.lines)
+    data: list[Spec] = []
+    for line in f.lines:
+        if line.low is not None and line.high is not None:
+            data += _band(line, tokens[line.series])
+    hover = "%{y:.2%}" if f.percent else "%{y:.4~g}"
+    along = "%{x:.3~g}"
+    for line in f.lines:
+        token = tokens[line.series]
+        few = len(line.x) <= _FEW
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if few else "lines",
+                "name": plain(line.name),
+                "meta": line.series,
+                "x": line.x,
+                "y": line.y,
+                "line": {"color": f"@{token}", "width": 2.2, "dash": colours.dash(token)},
+                "marker": {"size": 7 if len(line.x) == 1 else 4.5, "color": f"@{token}"},
+                "hovertemplate": f"{hover}<br>{plain(f.x_label).replace('%', '')} {along}<extra>%{{fullData.name}}</extra>",
+            }
+        )
+    for mark in f.marks:
+        token = tokens.get(mark.series, "ink")
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": plain(mark.text),
+                "meta": mark.series,
+                "x": [mark.x],
+                "y": [mark.y],
+                "cliponaxis": False,
+                "marker": {"symbol": _SYMBOL[mark.kind], "size": 11, "color": f"@{token}", "line": {"width": 2.4, "color": f"@{token}"}},
+                "hovertemplate": "%{fullData.name}<extra></extra>",
+            }
+        )
+    y = _axis(showgrid=True, nticks=6, **({"tickformat": ".1~%"} if f.percent else {}), **_log(f.log_y))
+    x = _axis(f.x_label, showline=True, nticks=10, **_log(f.log_x))
+    if not f.log_x and f.lines and max(len(line.x) for line in f.lines) == 1:
+        x["nticks"] = 3
+    return {"data": data, "layout": _layout(x, y, hovermode="x unified" if len(f.lines) <= 3 and not f.log_x else "closest"), "height": 330}
+
+
+def _log(on: bool) -> Spec:
+    return {"type": "log", "dtick": 1, "exponentformat": "power"} if on else {}
+
+
+def _band(line: Line, token: str) -> list[Spec]:
+    low, high = line.low or [], line.high or []
+    kept = [(x, a, b) for x, a, b in zip(line.x, low, high, strict=True) if math.isfinite(a) and math.isfinite(b)]
+    if len(kept) < 2:
+        return []
+    back = kept[::-1]
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": plain(line.name),
+            "meta": line.series,
+            "hoverinfo": "skip",
+            "fill": "toself",
+            "x": [x for x, _, _ in kept] + [x for x, _, _ in back],
+            "y": [b for _, _, b in kept] + [a for _, a, _ in back],
+            "line": {"width": 0, "color": f"@{token}/0"},
+            "fillcolor": f"@{token}/0.14",
+        }
+    ]
+
+
+def _intervals(f: Intervals) -> Spec:
+    tokens = colours.assign(row.series for row in f.rows)
+    data: list[Spec] = []
+    form = ".2%" if f.percent else ".4~g"
+    for place, row in enumerate(f.rows):
+        token = tokens[row.series]
+        if math.isfinite(row.low) and math.isfinite(row.high):
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "name": plain(row.name),
+                    "meta": row.series,
+                    "x": [row.low, row.high],
+                    "y": [place, place],
+                    "line": {"color": f"@{token}", "width": 2.2},
+                    "hovertemplate": f"interval end %{{x:{form}}}<extra>%{{fullData.name}}</extra>",
+                }
+            )
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": plain(row.name),
+                "meta": row.series,
+                "x": row.dots,
+                "y": [place + 0.24] * len(row.dots),
+                "marker": {"size": 6, "color": f"@{token}/0.6"},
+                "hovertemplate": f"one seed %{{x:{form}}}<extra>%{{fullData.name}}</extra>",
+            }
+        )
+        if math.isfinite(row.mean):
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": plain(row.name),
+                    "meta": row.series,
+                    "x": [row.mean],
+                    "y": [place],
+                    "marker": {"size": 12, "color": f"@{token}", "line": {"color": "@surface", "width": 2}},
+                    "hovertemplate": f"mean %{{x:{form}}}<extra>%{{fullData.name}}</extra>",
+                }
+            )
+    names = [plain(row.name, 28) for row in f.rows]
+    y = _axis(tickmode="array", tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.35, -0.65], fixedrange=True)
+    x = _axis(f.x_label, showgrid=True, nticks=6, **({"tickformat": ".1~%"} if f.percent else {}))
+    return {"data": data, "layout": _layout(x, y), "height": 44 * len(names) + 70}
+
+
+def _scatter(f: Scatter) -> Spec:
+    tokens = colours.assign(group.series for group in f.groups)
+    data: list[Spec] = []
+    form = ".2%" if f.percent else ".4~g"
+    if f.diagonal:
+        both = _finite([v for g in f.groups for v in (*g.x, *g.y)])
+        if both:
+            ends = [min(both), max(both)]
+            data.append(
+                {"type": "scatter", "mode": "lines", "x": ends, "y": ends, "line": {"color": "@faint", "width": 1.2}, "hoverinfo": "skip"}
+            )
+    for group in f.groups:
+        token = tokens[group.series]
+        many = len(group.x) > 200
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": plain(group.name),
+                "meta": group.series,
+                "x": group.x,
+                "y": group.y,
+                "marker": {"size": 4.5 if many else 8, "color": f"@{token}/{0.4 if many else 0.85}"},
+                "hovertemplate": f"%{{x:.4~g}}, %{{y:{form}}}<extra>%{{fullData.name}}</extra>",
+            }
+        )
+    x = _axis(f.x_label, showline=True, showgrid=True, nticks=7, **_log(f.log_x))
+    y = _axis(f.y_label, showgrid=True, nticks=6, **({"tickformat": ".1~%"} if f.percent else {}))
+    return {"data": data, "layout": _layout(x, y), "height": 380}
+
+
+def _grid(f: Grid) -> Spec:
+    names = [plain(label, 22) for label in f.labels]
+    n = len(names)
+    shares = [[(v / max(1, sum(row))) for v in row] for row in f.counts]
+    text = [[str(v) if v else "" for v in row] for row in f.counts]
+    data: list[Spec] = [
+        {
+            "type": "heatmap",
+            "z": shares,
+            "x": list(range(n)),
+            "y": list(range(n)),
+            "zmin": 0,
+            "zmax": 1,
+            "xgap": 2,
+            "ygap": 2,
+            "colorscale": [[0, "@sunken"], [0.05, "@heat/0.16"], [0.5, "@heat/0.55"], [1, "@heat/0.9"]],
+            "showscale": False,
+            "customdata": f.counts,
+            "hovertemplate": "%{customdata} rows, %{z:.1%} of their class<extra></extra>",
+        }
+    ]
+    notes: list[Spec] = []
+    if n <= 12:
+        notes = [
+            {
+                "x": j,
+                "y": i,
+                "text": text[i][j],
+                "showarrow": False,
+                "font": {"size": 12 if n > 6 else 14, "color": "@onheat" if shares[i][j] > 0.5 else "@ink"},
+            }
+            for i in range(n)
+            for j in range(n)
+            if text[i][j]
+        ]
+    ticks: Spec = {"tickmode": "array", "tickvals": list(range(n)), "ticktext": names} if n <= 40 else {"showticklabels": False}
+    x = _axis(f.x_label, side="top", fixedrange=True, **ticks)
+    y = _axis(f.y_label, autorange="reversed", fixedrange=True, **ticks)
+    return {"data": data, "layout": _layout(x, y, annotations=notes), "height": min(640, max(300, 40 * n + 90))}
+
+
+def _bars(f: Bars) -> Spec:
+    middles = [(a + b) / 2 for a, b in zip(f.edges, f.edges[1:], strict=False)]
+    width = f.edges[1] - f.edges[0] if len(f.edges) > 1 else 1
+    data: list[Spec] = [
+        {
+            "type": "bar",
+            "x": middles,
+            "y": f.heights,
+            "width": [width * 0.92] * len(middles),
+            "marker": {"color": "@accent/0.75"},
+            "hovertemplate": "%{y} rows near %{x:.4~g}<extra></extra>",
+            "name": plain(f.title),
+        }
+    ]
+    return {"data": data, "layout": _layout(_axis(f.x_label, showline=True, nticks=7), _axis(showgrid=True, nticks=5)), "height": 380}
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [v for v in values if math.isfinite(v)]
