@@ -99,7 +99,11 @@ def test_gradients_are_never_modified(name, settings, engine):
 def test_clipping_is_torchs_clipping(name, settings, engine):
     def clipped(params):
         optimizer = getattr(torch.optim, name)(params, **settings)
-        optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(params, 0.7))
+
+        def clip(*_):
+            torch.nn.utils.clip_grad_norm_(params, 0.7)
+
+        optimizer.register_step_pre_hook(clip)
         return optimizer
 
     ours = run(lambda p: CLASSES[name](p, **settings, clip_norm=0.7, engine=engine), 10)

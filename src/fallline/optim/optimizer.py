@@ -236,8 +236,9 @@ class RuleOptimizer(torch.optim.Optimizer):
                         f"{name} {tuple(value.shape)} for {tuple(p.shape)}",
                         where=where,
                     )
+        own = {i: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()} for i, s in ordered["state"].items()}
         try:
-            super().load_state_dict(ordered)
+            super().load_state_dict({**ordered, "state": own})
         except ValueError as error:
             raise FalllineError(f"{where}: {error}.") from error
         for group in self.param_groups:

@@ -32,9 +32,10 @@ def update(
     Returns:
         The new parameter and the new state.
     """
-    p, g = prelude(p, g, *numbers[:3], **before)
-    absent = torch.zeros((), dtype=p.dtype, device=p.device)
-    out: tuple[Any, ...] = rule.text(p, g, *(state.get(s.name, absent) for s in rule.state), *numbers[3:], **flags)
+    wide = torch.float32 if p.dtype in {torch.float16, torch.bfloat16} else p.dtype  # 16-bit arithmetic would lose most updates
+    absent = torch.zeros((), dtype=wide, device=p.device)
+    p, g = prelude(p.to(wide), g.to(wide), *numbers[:3], **before)
+    out: tuple[Any, ...] = rule.text(p, g, *(state.get(s.name, absent).to(wide) for s in rule.state), *numbers[3:], **flags)
     named = dict(zip((s.name for s in rule.state), out[1:], strict=True))
     return out[0], {s.name: named[s.name] for s in rule.active(flags)}
 
