@@ -1,5 +1,6 @@
 from fallline.losses import functional as functional
 from fallline.losses._base import Loss as Loss
+from fallline.losses.asymmetric import Asymmetric as Asymmetric
 from fallline.losses.binary_cross_entropy import BinaryCrossEntropy as BinaryCrossEntropy
 from fallline.losses.catalog import LOSSES as LOSSES
 from fallline.losses.catalog import build as build
@@ -7,7 +8,20 @@ from fallline.losses.catalog import check_task as check_task
 from fallline.losses.catalog import default_for as default_for
 from fallline.losses.catalog import describe as describe
 from fallline.losses.cross_entropy import CrossEntropy as CrossEntropy
+from fallline.losses.focal import Focal as Focal
+from fallline.losses.gaussian_nll import GaussianNLL as GaussianNLL
+from fallline.losses.generalized_cross_entropy import GeneralizedCrossEntropy as GeneralizedCrossEntropy
+from fallline.losses.hinge import Hinge as Hinge
 from fallline.losses.huber import Huber as Huber
+from fallline.losses.kl_divergence import KLDivergence as KLDivergence
+from fallline.losses.log_cosh import LogCosh as LogCosh
 from fallline.losses.mae import MAE as MAE
 from fallline.losses.mse import MSE as MSE
+from fallline.losses.msle import MSLE as MSLE
+from fallline.losses.multiclass_hinge import MulticlassHinge as MulticlassHinge
+from fallline.losses.poisson_nll import PoissonNLL as PoissonNLL
+from fallline.losses.poly1 import Poly1 as Poly1
 from fallline.losses.predict import predict_from as predict_from
+from fallline.losses.quantile import Quantile as Quantile
+from fallline.losses.smooth_l1 import SmoothL1 as SmoothL1
+from fallline.losses.squared_hinge import SquaredHinge as SquaredHinge

@@ -2,10 +2,12 @@
 
     mean = sum_i w_i v_i / sum_i w_i          sum = sum_i w_i v_i          none = w_i v_i
 
-A loss file gives `values` (what each example costs) and, where it has them, `weights` (class weights) and `kept` (an ignored label). The rest
+A loss file gives `values` (what each example costs) and, where it has them, `weights` (class weights) and `kept` (an ignored label). The
+rest
 holds for every loss:
 
-- an example that the mask leaves out, that carries weight 0 or an ignored label, is replaced by a harmless one *before* the formula, so that
+- an example that the mask leaves out, that carries weight 0 or an ignored label, is replaced by a harmless one *before* the formula, so
+that
   NaN under a mask reaches neither the value nor the gradient;
 - nothing left over gives 0 with a zero gradient;
 - 16-bit inputs are computed in float32, and the result is float32;
@@ -17,6 +19,7 @@ from typing import Any, ClassVar, Literal, dataclass_transform
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from fallline._core.errors import must, refuse
 from fallline.losses._fields import Option, choice, flag, number, vector, whole
@@ -41,9 +44,8 @@ class Loss(nn.Module):
     name: ClassVar[str]
     tasks: ClassVar[frozenset[str]]
     target_kind: ClassVar[str]
-    output: str
+    output: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
-    formal: ClassVar[str] = ""
 
     reduction: Reduction = choice("mean", "sum", "none", doc="mean, sum, or none: one value an example")
     normalize: Literal["weight", "count"] = choice(
@@ -69,6 +71,11 @@ class Loss(nn.Module):
             elif key in options:
                 setattr(self, key, option.check(options[key], where=type(self).__name__))
         self.setup()
+
+    def become(self, **attributes: Any) -> None:
+        """Give this one instance its own `output` or `fill`, as its options change what the input is."""
+        for key, value in attributes.items():
+            setattr(self, key, value)
 
     # -- what a loss file writes -------------------------------------------------------------------------------------------------------
 
@@ -122,7 +129,8 @@ class Loss(nn.Module):
     def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """The loss, reduced as `reduction` says.
 
-        `sample_weight` (N,) or the shape of one value an example: how much each counts (>= 0). `mask` of the same shapes: True where an example counts.
+        `sample_weight` (N,) or the shape of one value an example: how much each counts (>= 0). `mask` of the same shapes: True where an
+        example counts.
         Raises FalllineError where shapes, labels or values break what the loss needs.
         """
         values, weights, keep = self._terms(input, target, sample_weight, mask)
@@ -157,6 +165,7 @@ class Loss(nn.Module):
             must(not len(bad), "every target is a finite number", _at(target, bad), "remove or repair those rows", where=self.name)
         self.check_targets(target, n_classes)
 
+    @override
     def extra_repr(self) -> str:
         shown = ((key, getattr(self, key)) for key in self.options)
         return ", ".join(

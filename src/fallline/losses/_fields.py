@@ -1,4 +1,4 @@
-"""The options of a loss, declared once: default, range, meaning. The constructor, `functional`, `build` and the negative tests read them."""
+"""The options of a loss, declared once: default, range, meaning. Constructor, `functional`, `build` and the negative tests read them."""
 
 from dataclasses import dataclass, field
 from typing import Any

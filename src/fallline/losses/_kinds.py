@@ -3,24 +3,18 @@
 Each kind fixes the shapes that fit, the harmless example that stands in for one left out, and the checks on labels.
 """
 
-import warnings
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from fallline._core.errors import FalllineWarning, must, refuse
-from fallline.losses._base import Loss, _at
+from fallline._core.errors import must, refuse
+from fallline.losses._base import Loss, wide
+from fallline.losses._checks import in_range, signed, warn_once, zero_or_one
+from fallline.losses._fields import vector, whole
 
 _INDEX = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_warned: set[str] = set()
-
-
-def warn_once(key: str, text: str) -> None:
-    """A FalllineWarning, the first time that `key` comes up in this process."""
-    if key not in _warned:
-        _warned.add(key)
-        warnings.warn(text, FalllineWarning, stacklevel=4)
 
 
 class Elementwise(Loss):
@@ -29,6 +23,7 @@ class Elementwise(Loss):
     target_kind: ClassVar[str] = "real"
     fill: ClassVar[tuple[float, float]] = (0.0, 0.0)
 
+    @override
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
         if input.shape != target.shape:
             got = f"input {tuple(input.shape)} and target {tuple(target.shape)}"
@@ -41,6 +36,7 @@ class Elementwise(Loss):
             refuse("input and target have the same shape", got, advice, where=self.name)
         return target.shape
 
+    @override
     def blank(self, input: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         return torch.where(keep, input, self.fill[0]), torch.where(keep, target, torch.tensor(self.fill[1], dtype=target.dtype))
 
@@ -52,6 +48,7 @@ class Regression(Elementwise):
     target_kind = "real"
     output = "identity"
 
+    @override
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
         must(not target.is_complex() and target.dtype != torch.bool, "the target is real numbers", target.dtype, where=self.name)
         return super().shape(input, target)
@@ -65,12 +62,15 @@ class Signed(Elementwise):
     output = "score"
     fill = (0.0, 1.0)
 
+    @override
     def prepare(self, labels: Tensor) -> Tensor:
         return 2 * labels.to(torch.int64) - 1
 
+    @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
         signed(target, self.name)
 
+    @override
     def check_targets(self, target: Tensor, n_classes: int | None) -> None:
         signed(target, self.name)
 
@@ -83,9 +83,11 @@ class Binary(Elementwise):
     output = "logit"
     fill = (0.0, 0.0)
 
+    @override
     def prepare(self, labels: Tensor) -> Tensor:
         return labels.to(torch.float32) if not labels.is_floating_point() else labels
 
+    @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
         zero_or_one(target, self.name)
         if self.output == "logit" and input.numel() >= 16 and bool(((input > 0) & (input < 1)).all()):
@@ -95,6 +97,7 @@ class Binary(Elementwise):
                 "drop the sigmoid before it, or use input_from='probabilities' where the loss has it.",
             )
 
+    @override
     def check_targets(self, target: Tensor, n_classes: int | None) -> None:
         zero_or_one(target, self.name)
 
@@ -105,6 +108,8 @@ class Classwise(Loss):
     tasks = frozenset({"multiclass"})
     target_kind = "index"
     output = "logits"
+    class_weight: Tensor | None = vector(doc="(C,): how much examples of each class count in the mean")
+    ignore_index: int = whole(-100, doc="a label that marks an example to leave out")
 
     @classmethod
     def outputs(cls, n_classes: int | None = None) -> int:
@@ -112,11 +117,17 @@ class Classwise(Loss):
         must(n_classes is not None and n_classes >= 2, "n_classes >= 2", n_classes, where=cls.name)
         return int(n_classes or 0)
 
+    @override
     def prepare(self, labels: Tensor) -> Tensor:
         return labels.to(torch.int64)
 
+    @override
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
         must(input.ndim >= 1, "the input is (N, C, ...) or (C,)", tuple(input.shape), where=self.name)
+        if self.class_weight is not None:
+            classes = input.shape[1 if input.ndim > 1 else 0]
+            given = tuple(self.class_weight.shape)
+            must(given == (classes,), f"class_weight has the shape ({classes},)", given, "one weight a class", where=self.name)
         if target.is_floating_point():
             refuse(
                 "a sparse target is whole numbers (class indices)",
@@ -129,89 +140,45 @@ class Classwise(Loss):
         if target.shape != expected:
             last = input.ndim > 2 and target.shape == input.shape[:-1]
             advice = "the classes stand on axis 1: write input.movedim(-1, 1)" if last else ""
-            if target.shape == expected + (1,):
+            if target.shape == (*expected, 1):
                 advice = "write target.squeeze(-1)"
             got = f"{tuple(target.shape)} for input {tuple(input.shape)}"
             refuse(f"the target has the shape {tuple(expected)}", got, advice, where=self.name)
         return target.shape
 
+    @override
+    def kept(self, input: Tensor, target: Tensor) -> Tensor | None:
+        return target != self.ignore_index
+
+    @override
+    def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
+        return None if self.class_weight is None else self.class_weight.to(input.dtype)[target.long()]
+
+    @override
+    def quick(self, input: Tensor, target: Tensor) -> Tensor:
+        if self.class_weight is None:
+            return self.values(wide(input), target).mean()
+        return self._mean(*self._terms(input, target, None, None))
+
     def _soft_advice(self) -> str:
         return ""
 
+    @override
     def blank(self, input: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         axis = 1 if input.ndim > 1 else 0
         return torch.where(keep.unsqueeze(axis), input, 0.0), torch.where(keep, target, 0)
 
+    @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
         in_range(target, input.shape[1 if input.ndim > 1 else 0], self.name)
 
+    @override
     def check_targets(self, target: Tensor, n_classes: int | None) -> None:
         if target.is_floating_point():
             refuse("a target of classes is whole numbers", target.dtype, "for numbers use mse, mae or huber", where=self.name)
-        in_range(target, n_classes, self.name)
+        in_range(torch.where(target == self.ignore_index, 0, target), n_classes, self.name)
 
 
 def class_last(input: Tensor) -> Tensor:
     """Scores with the classes on the last axis."""
     return input.movedim(1, -1) if input.ndim > 2 else input
-
-
-def in_range(target: Tensor, n_classes: int | None, where: str) -> None:
-    """Refuse class indices outside 0..n_classes-1."""
-    if not target.numel():
-        return
-    low, high = (int(v) for v in torch.aminmax(target))
-    if low < 0 or (n_classes is not None and high >= n_classes):
-        wrong = (target < 0) if n_classes is None else (target < 0) | (target >= n_classes)
-        bad = torch.nonzero(wrong.flatten())
-        top = "C - 1" if n_classes is None else str(n_classes - 1)
-        span = f"labels from {low} to {high}: {_at(target, bad)}"
-        if low == 1 and high == n_classes:
-            advice = "labels count from 0: write target - 1"
-        elif low == -1 and high <= 1:
-            advice = "-1/+1 labels suit hinge; for this loss write (target + 1) // 2"
-        else:
-            advice = "give the model one output a class, or correct the labels"
-        refuse(f"every label is one of 0..{top}", span, advice, where=where)
-
-
-def signed(target: Tensor, where: str) -> None:
-    """Refuse labels other than -1 and +1."""
-    bad = torch.nonzero((target.abs() != 1).flatten())
-    if len(bad):
-        zero_one = bool(((target == 0) | (target == 1)).all())
-        advice = (
-            "these are 0/1 labels: write 2 * target - 1 (`--signed-labels` maps 0 to -1 and 1 to +1), or use the loss binary_cross_entropy"
-            if zero_one
-            else "correct the labels"
-        )
-        refuse("every label is -1 or +1", _at(target, bad), advice, where=where)
-
-
-def zero_or_one(target: Tensor, where: str) -> None:
-    """Refuse labels outside [0, 1], and whole numbers other than 0 and 1 with them."""
-    if target.dtype == torch.bool:
-        return
-    bad = torch.nonzero((~((target >= 0) & (target <= 1))).flatten())
-    if len(bad):
-        minus = bool((target.abs() == 1).all())
-        advice = (
-            "these are -1/+1 labels: write (target + 1) / 2, or use the loss hinge"
-            if minus
-            else "for numbers use mse; for classes use cross_entropy"
-        )
-        refuse("every label is 0 or 1 (or a probability between)", _at(target, bad), advice, where=where)
-
-
-def above_minus_one(x: Tensor, what: str, where: str, advice: str) -> None:
-    """Refuse values at or below -1, where log(1 + x) ends."""
-    bad = torch.nonzero((x <= -1).flatten())
-    if len(bad):
-        refuse(f"every {what} is above -1", _at(x, bad), advice, where=where)
-
-
-def nonnegative(x: Tensor, what: str, where: str, advice: str) -> None:
-    """Refuse negative values."""
-    bad = torch.nonzero((x < 0).flatten())
-    if len(bad):
-        refuse(f"every {what} is >= 0", _at(x, bad), advice, where=where)

@@ -1,12 +1,12 @@
 """Whether values may be read: not while torch compiles, vmaps or differentiates a function symbolically."""
 
 import torch
-from torch import Tensor
+from torch import _C, Tensor
 
 
 def readable(*tensors: Tensor | None) -> bool:
     """True where Python may look at the numbers: eager tensors that hold some, outside `torch.func` and `torch.compile`."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_compiling() or _C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return False
     return all(t is None or (type(t) in _PLAIN and not t.is_meta) for t in tensors)
 

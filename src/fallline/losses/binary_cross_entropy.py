@@ -2,21 +2,27 @@
 
     ℓ = −[w₁ π y log p + w₀ (1 − y) log(1 − p)]          p = σ(x) from logits
 
-When to use: two classes, or several labels that may hold at once; y may be a probability between 0 and 1. Logits are the default: stable at any size.
-When not: more than two classes of which one holds: then cross_entropy. Probabilities that a sigmoid rounded to 0 or 1 have lost their gradient: give logits.
-Source: Good, "Rational Decisions", Journal of the Royal Statistical Society B 14, 1952. Weights as in King and Zeng, "Logistic Regression in Rare Events Data", 2001.
-Departs from the source: from probabilities, log p goes on as its tangent below p = 1e-12, so that p = 0 has a finite value and a gradient that is not zero
+When to use: two classes, or several labels that may hold at once; y may be a probability between 0 and 1. Logits are the default: stable
+at any size.
+When not: more than two classes of which one holds: then cross_entropy. Probabilities that a sigmoid rounded to 0 or 1 have lost their
+gradient: give logits.
+Source: Good, "Rational Decisions", Journal of the Royal Statistical Society B 14, 1952. Weights as in King and Zeng, "Logistic Regression
+in Rare Events Data", 2001.
+Departs from the source: from probabilities, log p goes on as its tangent below p = 1e-12, so that p = 0 has a finite value and a gradient
+that is not zero
 (torch clamps the logarithm at -100); infinite logits give the right limit, where torch gives NaN.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from fallline._core.errors import must, refuse
 from fallline.losses._base import wide
+from fallline.losses._checks import warn_once
 from fallline.losses._fields import choice, number, vector
-from fallline.losses._kinds import Binary, warn_once
+from fallline.losses._kinds import Binary
 
 _FLOOR = 1e-12
 
@@ -35,9 +41,10 @@ class BinaryCrossEntropy(Binary):
     pos_weight: float = number(1.0, low=0, open_low=True, doc="π: how much more a positive example counts")
     class_weight: Tensor | tuple[float, float] | None = vector(doc="(w0, w1): how much examples of class 0 and of class 1 count")
 
+    @override
     def setup(self) -> None:
         if self.input_from == "probabilities":
-            self.output, self.fill = "probability", (0.5, 0.0)
+            self.become(output="probability", fill=(0.5, 0.0))
         weight = self.class_weight
         if isinstance(weight, Tensor):
             must(weight.numel() == 2, "class_weight is (w0, w1)", weight.tolist(), where=self.name)
@@ -46,6 +53,7 @@ class BinaryCrossEntropy(Binary):
         self._zero, self._one = zero, one * self.pos_weight
         self._plain = self._zero == 1 and self._one == 1
 
+    @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         if self.input_from == "logits":
             yes, no = -F.logsigmoid(input), -F.logsigmoid(-input)
@@ -57,12 +65,14 @@ class BinaryCrossEntropy(Binary):
             return torch.where(target > 0, yes, no)
         return torch.where(target == 0, no, torch.where(target == 1, yes, target * yes + (1 - target) * no))
 
+    @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
         if self._plain and self.input_from == "logits":
             input = wide(input)
             return F.binary_cross_entropy_with_logits(input, target if target.dtype == input.dtype else target.to(input.dtype))
         return self.values(wide(input), target).mean()
 
+    @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
         super().check_values(input, target)
         if self.input_from == "probabilities" and input.numel():
@@ -78,7 +88,7 @@ class BinaryCrossEntropy(Binary):
             if share > 0.01 and input.numel() >= 16:
                 warn_once(
                     f"{self.name} saturated",
-                    f"{share:.0%} of the probabilities are exactly 0 or 1: the sigmoid before them has lost their gradient; give logits instead.",
+                    f"{share:.0%} of the probabilities are exactly 0 or 1, where a sigmoid has no gradient: give logits instead.",
                 )
 
 

@@ -6,20 +6,48 @@ from collections.abc import Sequence
 from fallline._core.entry import Entry, entry
 from fallline._core.errors import FalllineError, lookup, refuse
 from fallline.losses._base import Loss
+from fallline.losses.asymmetric import Asymmetric
 from fallline.losses.binary_cross_entropy import BinaryCrossEntropy
 from fallline.losses.cross_entropy import CrossEntropy
+from fallline.losses.focal import Focal
+from fallline.losses.gaussian_nll import GaussianNLL
+from fallline.losses.generalized_cross_entropy import GeneralizedCrossEntropy
+from fallline.losses.hinge import Hinge
 from fallline.losses.huber import Huber
+from fallline.losses.kl_divergence import KLDivergence
+from fallline.losses.log_cosh import LogCosh
 from fallline.losses.mae import MAE
 from fallline.losses.mse import MSE
+from fallline.losses.msle import MSLE
+from fallline.losses.multiclass_hinge import MulticlassHinge
+from fallline.losses.poisson_nll import PoissonNLL
+from fallline.losses.poly1 import Poly1
+from fallline.losses.quantile import Quantile
+from fallline.losses.smooth_l1 import SmoothL1
+from fallline.losses.squared_hinge import SquaredHinge
 
 LOSSES: dict[str, type[Loss]] = {
     cls.name: cls
     for cls in (
         MSE,
         MAE,
+        MSLE,
         Huber,
+        SmoothL1,
+        LogCosh,
+        Quantile,
+        PoissonNLL,
+        GaussianNLL,
         BinaryCrossEntropy,
+        Asymmetric,
+        Hinge,
+        SquaredHinge,
         CrossEntropy,
+        MulticlassHinge,
+        Focal,
+        Poly1,
+        GeneralizedCrossEntropy,
+        KLDivergence,
     )
 }
 _DEFAULT = {"regression": "mse", "binary": "binary_cross_entropy", "multiclass": "cross_entropy"}
@@ -72,9 +100,8 @@ def check_task(loss_name: str, task: str, raw_labels: Sequence[object] = ()) -> 
         fitting = [name for name, other in LOSSES.items() if task in other.tasks]
         kind = {"regression": "a number", "binary": "one of two classes", "multiclass": "one of several classes"}[task]
         meant = f"is for {' and '.join(sorted(cls.tasks))} targets" if cls.tasks else "needs a distribution for each example as its target"
-        raise FalllineError(
-            f"the loss {cls.name} {meant}, but the target is {kind} ({task}); use {_DEFAULT[task]} (or {', '.join(n for n in fitting if n != _DEFAULT[task])})."
-        )
+        others = ", ".join(name for name in fitting if name != _DEFAULT[task])
+        raise FalllineError(f"the loss {cls.name} {meant}, but the target is {kind} ({task}); use {_DEFAULT[task]} (or {others}).")
     if cls.target_kind == "signed":
         numbers = [label for label in raw_labels if isinstance(label, (int, float))]
         if numbers and set(numbers) != {-1, 1}:

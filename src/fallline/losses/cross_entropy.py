@@ -7,42 +7,40 @@
 
 When to use: one class of several holds. Integer targets cost no memory; one-hot and soft targets give the same for the same distribution.
 When not: several labels may hold at once: then binary_cross_entropy. Outputs that went through a softmax already: give the logits.
-Source: Good, "Rational Decisions", 1952; label smoothing: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016, section 7. https://arxiv.org/abs/1512.00567
-Departs from the source: with label smoothing, torch weighs each smoothed class by its own weight, so that a heavy class draws mass from every example
-(pytorch#104776); here the weight is the target's own. With soft targets and weights torch divides by N; here by the sum of the weights, so that one-hot equals sparse.
+Source: Good, "Rational Decisions", 1952; label smoothing: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016, section 7.
+https://arxiv.org/abs/1512.00567
+Departs from the source: with label smoothing, torch weighs each smoothed class by its own weight, so that a heavy class draws mass from
+every example
+(pytorch#104776); here the weight is the target's own. With soft targets and weights torch divides by N; here by the sum of the weights,
+so that one-hot equals sparse.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
-from fallline._core.errors import must, refuse
-from fallline.losses._base import _at, wide
-from fallline.losses._fields import number, vector, whole
-from fallline.losses._kinds import Classwise, class_last, warn_once
+from fallline.losses._base import wide
+from fallline.losses._checks import distribution, looks_like_probabilities, warn_once
+from fallline.losses._fields import number
+from fallline.losses._kinds import Classwise, class_last
 
 
 class CrossEntropy(Classwise):
     """Cross-entropy of each example, in nats.
 
-    Input (N, C, ...) logits, classes on axis 1, or (C,). Target (N, ...) class indices, or floating point of the input's shape: a distribution.
+    Input (N, C, ...) logits, classes on axis 1, or (C,). Target (N, ...) class indices, or floating point of the input's shape: a
+    distribution.
 
     >>> CrossEntropy()(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
     tensor(0.6931)
     """
 
     name = "cross_entropy"
-    class_weight: Tensor | None = vector(doc="(C,): how much examples of each class count in the mean")
     label_smoothing: float = number(0.0, low=0, high=1, open_high=True, usual="0.1", doc="mass spread evenly over all classes")
-    ignore_index: int = whole(-100, doc="a label that marks an example to leave out")
 
+    @override
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
-        if self.class_weight is not None and input.ndim:
-            axis = 1 if input.ndim > 1 else 0
-            must(
-                self.class_weight.shape == (input.shape[axis],), f"class_weight has the shape ({input.shape[axis]},)", tuple(self.class_weight.shape),
-                where=self.name,
-            )  # fmt: skip
         if target.is_floating_point() and target.shape == input.shape and input.ndim:
             return input.shape[:1] + input.shape[2:] if input.ndim > 1 else input.shape[1:]
         return super().shape(input, target)
@@ -50,15 +48,18 @@ class CrossEntropy(Classwise):
     def _soft_advice(self) -> str:
         return ", or give a distribution of the input's shape"
 
+    @override
     def kept(self, input: Tensor, target: Tensor) -> Tensor | None:
-        return None if target.is_floating_point() else target != self.ignore_index
+        return None if target.is_floating_point() else super().kept(input, target)
 
+    @override
     def blank(self, input: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         if not target.is_floating_point():
             return super().blank(input, target, keep)
         axis = 1 if input.ndim > 1 else 0
         return torch.where(keep.unsqueeze(axis), input, 0.0), torch.where(keep.unsqueeze(axis), target, 1.0 / max(input.shape[axis], 1))
 
+    @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         if not target.is_floating_point():
             return F.cross_entropy(
@@ -70,14 +71,13 @@ class CrossEntropy(Classwise):
             t = (1 - self.label_smoothing) * t + self.label_smoothing / t.shape[-1]
         return -torch.where(t == 0, 0.0, t * log_p).sum(-1)
 
+    @override
     def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
-        if self.class_weight is None:
-            return None
-        weight = self.class_weight.to(input.dtype)
-        if target.is_floating_point():
-            return class_last(target) @ weight
-        return weight[target.long()]
+        if self.class_weight is None or not target.is_floating_point():
+            return super().weights(input, target)
+        return class_last(target) @ self.class_weight.to(input.dtype)
 
+    @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
         if self.class_weight is None:
             return F.cross_entropy(wide(input), target, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing)
@@ -85,6 +85,7 @@ class CrossEntropy(Classwise):
             return F.cross_entropy(wide(input), target, self.class_weight, ignore_index=self.ignore_index)
         return self._mean(*self._terms(input, target, None, None))
 
+    @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
         soft = target.is_floating_point()
         if soft:
@@ -95,31 +96,13 @@ class CrossEntropy(Classwise):
         if scores.shape[:-1].numel() >= 2 and looks_like_probabilities(scores):
             warn_once(
                 f"{self.name} probabilities",
-                f"{self.name} takes logits, but every row of the input is a set of probabilities that sums to 1: drop the softmax before it.",
+                f"{self.name} takes logits, but every row of the input sums to 1, as probabilities do: drop the softmax before it.",
             )
 
+    @override
     def check_targets(self, target: Tensor, n_classes: int | None) -> None:
         if target.is_floating_point() and target.ndim > 1 and target.shape[-1] == n_classes:
             return distribution(target, "target", self.name)
         return super().check_targets(
             target if target.is_floating_point() else torch.where(target == self.ignore_index, 0, target), n_classes
         )
-
-
-def looks_like_probabilities(rows: Tensor) -> bool:
-    """Whether every row is >= 0, sums to 1 and is not uniform."""
-    detached = rows.detach()
-    if detached.shape[-1] < 2 or bool((detached < 0).any()):
-        return False
-    return bool(((detached.sum(-1) - 1).abs() < 1e-4).all())
-
-
-def distribution(rows: Tensor, what: str, where: str) -> None:
-    """Refuse rows that are not probabilities summing to 1."""
-    bad = torch.nonzero((~(rows >= 0)).flatten())
-    if len(bad):
-        refuse(f"every probability of the {what} is >= 0", _at(rows, bad), where=where)
-    sums = rows.sum(-1)
-    bad = torch.nonzero(((sums - 1).abs() > 1e-3).flatten())
-    if len(bad):
-        refuse(f"every row of the {what} sums to 1", _at(sums, bad), "divide each row by its sum", where=where)

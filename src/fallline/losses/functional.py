@@ -4,14 +4,42 @@ Each is made from its class, so its options, checks and values are the class's o
 """
 
 from fallline.losses._base import functional_of
+from fallline.losses.asymmetric import Asymmetric
 from fallline.losses.binary_cross_entropy import BinaryCrossEntropy
 from fallline.losses.cross_entropy import CrossEntropy
+from fallline.losses.focal import Focal
+from fallline.losses.gaussian_nll import GaussianNLL
+from fallline.losses.generalized_cross_entropy import GeneralizedCrossEntropy
+from fallline.losses.hinge import Hinge
 from fallline.losses.huber import Huber
+from fallline.losses.kl_divergence import KLDivergence
+from fallline.losses.log_cosh import LogCosh
 from fallline.losses.mae import MAE
 from fallline.losses.mse import MSE
+from fallline.losses.msle import MSLE
+from fallline.losses.multiclass_hinge import MulticlassHinge
+from fallline.losses.poisson_nll import PoissonNLL
+from fallline.losses.poly1 import Poly1
+from fallline.losses.quantile import Quantile
+from fallline.losses.smooth_l1 import SmoothL1
+from fallline.losses.squared_hinge import SquaredHinge
 
 mse = functional_of(MSE)
 mae = functional_of(MAE)
+msle = functional_of(MSLE)
 huber = functional_of(Huber)
+smooth_l1 = functional_of(SmoothL1)
+log_cosh = functional_of(LogCosh)
+quantile = functional_of(Quantile)
+poisson_nll = functional_of(PoissonNLL)
+gaussian_nll = functional_of(GaussianNLL)
 binary_cross_entropy = functional_of(BinaryCrossEntropy)
+asymmetric = functional_of(Asymmetric)
+hinge = functional_of(Hinge)
+squared_hinge = functional_of(SquaredHinge)
 cross_entropy = functional_of(CrossEntropy)
+multiclass_hinge = functional_of(MulticlassHinge)
+focal = functional_of(Focal)
+poly1 = functional_of(Poly1)
+generalized_cross_entropy = functional_of(GeneralizedCrossEntropy)
+kl_divergence = functional_of(KLDivergence)

@@ -5,11 +5,13 @@
 
 When to use: regression with some wild targets; δ is the size of a miss that still counts as ordinary, in the target's unit.
 When not: the target's scale is unknown: standardise it first, or δ means nothing.
-Source: Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35, 1964. https://doi.org/10.1214/aoms/1177703732
+Source: Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35, 1964.
+https://doi.org/10.1214/aoms/1177703732
 """
 
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from fallline.losses._base import wide
 from fallline.losses._fields import number
@@ -19,6 +21,7 @@ from fallline.losses._kinds import Regression
 class Huber(Regression):
     """Huber's loss of each element. Input and target: equal shapes. Equals `delta` times SmoothL1 with `beta=delta`.
 
+    >>> import torch
     >>> Huber(delta=1.0)(torch.tensor([0.0]), torch.tensor([3.0]))
     tensor(2.5000)
     """
@@ -26,8 +29,10 @@ class Huber(Regression):
     name = "huber"
     delta: float = number(1.0, low=0, open_low=True, doc="the miss at which the square turns into a line, in the target's unit")
 
+    @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         return F.huber_loss(input, target, reduction="none", delta=self.delta)
 
+    @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
         return F.huber_loss(wide(input), target, delta=self.delta)

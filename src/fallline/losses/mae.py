@@ -9,6 +9,7 @@ Source: Boscovich, 1757; Bloomfield and Steiger, "Least Absolute Deviations", Bi
 
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from fallline.losses._base import wide
 from fallline.losses._kinds import Regression
@@ -17,14 +18,17 @@ from fallline.losses._kinds import Regression
 class MAE(Regression):
     """Absolute error of each element, in the target's unit. Input and target: equal shapes.
 
+    >>> import torch
     >>> MAE()(torch.tensor([0.5, 3.0]), torch.tensor([1.0, 3.0]))
     tensor(0.2500)
     """
 
     name = "mae"
 
+    @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         return (input - target).abs()
 
+    @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
         return F.l1_loss(wide(input), target)

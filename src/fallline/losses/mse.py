@@ -9,6 +9,7 @@ Source: Legendre, "Nouvelles méthodes pour la détermination des orbites des co
 
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from fallline.losses._base import wide
 from fallline.losses._kinds import Regression
@@ -19,14 +20,17 @@ class MSE(Regression):
 
     Input and target: equal shapes, any; real numbers in the same unit. The value has that unit squared.
 
+    >>> import torch
     >>> MSE()(torch.tensor([0.8]), torch.tensor([1.0]))
     tensor(0.0400)
     """
 
     name = "mse"
 
+    @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         return (input - target).square()
 
+    @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(wide(input), target)

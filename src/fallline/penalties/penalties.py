@@ -2,9 +2,11 @@
 
     l1 = Σ |w|          l2 = Σ w²          elastic = r Σ |w| + (1 − r) Σ w²
 
-When to use: few rows for many weights; l1 also drives weights to exactly nought in the limit and so selects; elastic keeps groups of alike inputs together.
+When to use: few rows for many weights; l1 also drives weights to exactly nought in the limit and so selects; elastic keeps groups of
+alike inputs together.
 When not: with Adam and its kin prefer AdamW's decay to l2: the adaptive step divides the penalty's gradient away.
-Source: Hoerl and Kennard, "Ridge Regression", Technometrics 12, 1970; Tibshirani, "Regression Shrinkage and Selection via the Lasso", JRSS B 58, 1996;
+Source: Hoerl and Kennard, "Ridge Regression", Technometrics 12, 1970; Tibshirani, "Regression Shrinkage and Selection via the Lasso",
+JRSS B 58, 1996;
 Zou and Hastie, "Regularization and Variable Selection via the Elastic Net", JRSS B 67, 2005.
 """
 

@@ -1,0 +1,103 @@
+"""What a loss demands of values, and what it says when they break it: the law, the first bad row, what to do instead."""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from fallline._core.errors import FalllineWarning, refuse
+
+_warned: set[str] = set()
+
+
+def warn_once(key: str, text: str) -> None:
+    """A FalllineWarning, the first time that `key` comes up in this process."""
+    if key not in _warned:
+        _warned.add(key)
+        warnings.warn(text, FalllineWarning, stacklevel=4)
+
+
+def at(target: Tensor, bad: Tensor) -> str:
+    """The first bad value, its row, and how many there are."""
+    row = int(bad[0])
+    return f"{target.flatten()[row].item():g} in row {row} ({len(bad)} such)"
+
+
+def in_range(target: Tensor, n_classes: int | None, where: str) -> None:
+    """Refuse class indices outside 0..n_classes-1."""
+    if not target.numel():
+        return
+    low, high = (int(v) for v in torch.aminmax(target))
+    if low < 0 or (n_classes is not None and high >= n_classes):
+        wrong = (target < 0) if n_classes is None else (target < 0) | (target >= n_classes)
+        bad = torch.nonzero(wrong.flatten())
+        top = "C - 1" if n_classes is None else str(n_classes - 1)
+        span = f"labels from {low} to {high}: {at(target, bad)}"
+        if low == 1 and high == n_classes:
+            advice = "labels count from 0: write target - 1"
+        elif low == -1 and high <= 1:
+            advice = "-1/+1 labels suit hinge; for this loss write (target + 1) // 2"
+        else:
+            advice = "give the model one output a class, or correct the labels"
+        refuse(f"every label is one of 0..{top}", span, advice, where=where)
+
+
+def signed(target: Tensor, where: str) -> None:
+    """Refuse labels other than -1 and +1."""
+    bad = torch.nonzero((target.abs() != 1).flatten())
+    if len(bad):
+        zero_one = bool(((target == 0) | (target == 1)).all())
+        advice = (
+            "these are 0/1 labels: write 2 * target - 1 (`--signed-labels` maps 0 to -1 and 1 to +1), or use the loss binary_cross_entropy"
+            if zero_one
+            else "correct the labels"
+        )
+        refuse("every label is -1 or +1", at(target, bad), advice, where=where)
+
+
+def zero_or_one(target: Tensor, where: str) -> None:
+    """Refuse labels outside [0, 1], and whole numbers other than 0 and 1 with them."""
+    if target.dtype == torch.bool:
+        return
+    bad = torch.nonzero((~((target >= 0) & (target <= 1))).flatten())
+    if len(bad):
+        minus = bool((target.abs() == 1).all())
+        advice = (
+            "these are -1/+1 labels: write (target + 1) / 2, or use the loss hinge"
+            if minus
+            else "for numbers use mse; for classes use cross_entropy"
+        )
+        refuse("every label is 0 or 1 (or a probability between)", at(target, bad), advice, where=where)
+
+
+def above_minus_one(x: Tensor, what: str, where: str, advice: str) -> None:
+    """Refuse values at or below -1, where log(1 + x) ends."""
+    bad = torch.nonzero((x <= -1).flatten())
+    if len(bad):
+        refuse(f"every {what} is above -1", at(x, bad), advice, where=where)
+
+
+def nonnegative(x: Tensor, what: str, where: str, advice: str) -> None:
+    """Refuse negative values."""
+    bad = torch.nonzero((x < 0).flatten())
+    if len(bad):
+        refuse(f"every {what} is >= 0", at(x, bad), advice, where=where)
+
+
+def looks_like_probabilities(rows: Tensor) -> bool:
+    """Whether every row is >= 0, sums to 1 and is not uniform."""
+    detached = rows.detach()
+    if detached.shape[-1] < 2 or bool((detached < 0).any()):
+        return False
+    return bool(((detached.sum(-1) - 1).abs() < 1e-4).all())
+
+
+def distribution(rows: Tensor, what: str, where: str) -> None:
+    """Refuse rows that are not probabilities summing to 1."""
+    bad = torch.nonzero((~(rows >= 0)).flatten())
+    if len(bad):
+        refuse(f"every probability of the {what} is >= 0", at(rows, bad), where=where)
+    sums = rows.sum(-1)
+    bad = torch.nonzero(((sums - 1).abs() > 1e-3).flatten())
+    if len(bad):
+        refuse(f"every row of the {what} sums to 1", at(sums, bad), "divide each row by its sum", where=where)
