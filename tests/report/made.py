@@ -77,6 +77,7 @@ def run_record(epochs: int = 20, diverged: bool = False, classes: list[str] | No
         w.scalar("accuracy", nan if gone else 0.975 - 0.7 * math.exp(-e / 3) + 0.004 * wobble(e), split="validation", **at)
     for step in range(1, epochs * 40 + 1, 2):
         at = {"step": step, "epoch": step / 40, "seconds": 0.3 * step / 40}
+        w.scalar("loss", (1.9 * math.exp(-step / 160) + 0.02) * (1.2 + wobble(step)), split="batch", **at)
         w.scalar("lr", 0.003 * 0.5 * (1 + math.cos(math.pi * step / (epochs * 40))), **at)
         w.scalar("grad_norm", 2 * math.exp(-step / 300) * (1.2 + wobble(step)), **at)
     return record.Reader(w)
@@ -151,4 +152,24 @@ def study_record(
         "model": "mlp:128",
     }
     w.info.update({**told, **more})
+    return record.Reader(w)
+
+
+def regression_record(rows: int = 400) -> record.Reader:
+    w = record.Writer(None)
+    true = [10 + 8 * math.sin(i) for i in range(rows)]
+    predicted = [t + wobble(i) * 2 for i, t in enumerate(true)]
+    told = info(
+        metrics={s: {"loss": 0.2, "r2": 0.78, "mae": 0.63, "rmse": 0.71} for s in ("train", "validation", "test")},
+        best_epoch=10, epochs_done=10, steps=400, seconds=65.0, predictions={"split": "test", "true": true, "predicted": predicted},
+    )
+    told["data"] |= {"name": "houses", "task": "regression", "target": "price", "classes": [], "input_shape": [8]}
+    told["data"]["summary"] = {"rows": {"train": 2000, "validation": 400, "test": rows}, "target_quantiles": {"5 %": 2.1, "50 %": 9.7, "95 %": 17.9}}
+    told["model"]["layers"] = ["Sequential(", "  (0): Linear(in_features=8, out_features=64, bias=True)", "  (1): ReLU()", ")"]
+    w.info.update(told)
+    for e in range(11):
+        at: dict[str, Any] = {"step": 40 * e, "epoch": float(e), "seconds": 6.5 * e}
+        for split in ("train", "validation"):
+            w.scalar("loss", math.exp(-e / 3) + 0.2, split=split, **at)
+            w.scalar("r2", 0.8 - math.exp(-e / 3), split=split, **at)
     return record.Reader(w)

@@ -3,4 +3,5 @@
 from fallline.report.page import page as page
 from fallline.report.page import write as write
 from fallline.report.run import run_page as run_page
+from fallline.report.still import still as still
 from fallline.report.study import study_page as study_page

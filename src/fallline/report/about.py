@@ -12,6 +12,7 @@ from fallline.report.words import count, number, seconds
 Pairs = list[tuple[str, str]]
 _SPLITS = ("train", "validation", "test")
 _MOST_CLASSES = 30
+_OFF = frozenset({"l1", "l2", "dropout", "min_change"})
 
 
 class Class(NamedTuple):
@@ -32,15 +33,18 @@ class About(NamedTuple):
     columns: Table | None
     model: Pairs
     layers: Table | None
+    layer_text: str = ""
 
 
 class Repeat(NamedTuple):
     """How to do it again."""
 
     words: str
+    command_label: str
     command: str
     python: str
     settings: Pairs
+    choices: list[str]
     environment: Pairs
 
 
@@ -107,7 +111,7 @@ def class_counts(info: Any) -> dict[str, int]:
 def about(reader: Source) -> About:
     """Data and model of a run or a study."""
     info = reader.info
-    return About(_data(info), _notes(info), _classes(info), _columns(info), _model(info), _layers(info))
+    return About(_data(info), _notes(info), _classes(info), _columns(info), _model(info), _layers(info), _layer_text(info))
 
 
 def _data(info: Any) -> Pairs:
@@ -180,6 +184,19 @@ def _layers(info: Any) -> Table | None:
     return Table(heads, [[say(la.get(h)) if h in la else "" for h in heads] for la in layers])
 
 
+def _layer_text(info: Any) -> str:
+    layers = first(info, "model.layers", default=[])
+    return "\n".join(layers) if isinstance(layers, list) and all(isinstance(line, str) for line in layers) else ""
+
+
+def repeat(info: Any, function: str, words: str) -> Repeat:
+    """How to repeat a run ("fit") or a study ("compare")."""
+    typed, what = command_of(info)
+    chosen = first(info, "choices", default=[])
+    choices = [str(c) for c in chosen] if isinstance(chosen, list) else []
+    return Repeat(words, what, typed, python_call(info, function), settings(info), choices, environment(info))
+
+
 def environment(info: Any) -> Pairs:
     """Versions and machine."""
     raw = first(info, "environment", default={})
@@ -204,12 +221,25 @@ def settings(info: Any) -> Pairs:
     return out
 
 
-def command_of(info: Any) -> str:
-    """The command line, as it can be typed again."""
+def command_of(info: Any) -> tuple[str, str]:
+    """The command as it can be typed again, and what it is: a command line of fallline, or the script that called it.
+
+    >>> command_of({"command": "/usr/bin/fallline train iris"})
+    ('fallline train iris', 'Command line')
+    >>> command_of({"command": "study.py --fast"})
+    ('python study.py --fast', 'Script that made this')
+    """
     raw = first(info, "command", "config.command", default="")
-    if isinstance(raw, list):
-        return shlex.join(str(word) for word in raw)
-    return str(raw)
+    words = [str(w) for w in raw] if isinstance(raw, list) else str(raw).split(" ", 1)
+    if not words or not words[0]:
+        return "", ""
+    name, rest = words[0].strip("'").replace("\\", "/").rsplit("/", 1)[-1], words[1:]
+    tail = shlex.join(rest) if isinstance(raw, list) else " ".join(rest)
+    if name in ("fallline", "fallline.exe"):
+        return f"fallline {tail}".strip(), "Command line"
+    if name in ("", "-c", "ipykernel_launcher.py", "__main__.py"):
+        return "", ""
+    return f"{'python ' if name.endswith('.py') else ''}{name} {tail}".strip(), "Script that made this"
 
 
 def when(info: Any) -> str:
@@ -253,7 +283,7 @@ def python_call(info: Any, function: str) -> str:
     flat = {**dig(config, "settings", default={}), **{k: v for k, v in config.items() if not isinstance(v, Mapping)}}
     flat.pop("data", None)
     model = flat.pop("model", None) or model_name(info)
-    options = ", ".join(f"{k}={v!r}" for k, v in flat.items() if v is not None)
+    options = ", ".join(f"{k}={v!r}" for k, v in flat.items() if not (v is None or v is False or (v == 0 and k in _OFF)))
     return (
         f"import fallline as fl\n\ndata = fl.data.load({load})\nresult = fl.{function}({model!r}, data{', ' if options else ''}{options})"
     )

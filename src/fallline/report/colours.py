@@ -44,6 +44,7 @@ LIGHT = {
     "grid": "#eceef0",
     "accent": "#1f5fd0",
     "train": "#8a93a0",
+    "batch": "#b9c0c9",
     "validation": "#1f5fd0",
     "test": "#0a8a6c",
     "good": "#0a7d55",
@@ -62,6 +63,7 @@ DARK = {
     "grid": "#22282e",
     "accent": "#7aa8ff",
     "train": "#8b96a3",
+    "batch": "#4c5661",
     "validation": "#7aa8ff",
     "test": "#3fc9a4",
     "good": "#4cc493",
@@ -69,7 +71,7 @@ DARK = {
     "bad": "#ff8a80",
     "heat": "#7aa8ff",
 }
-_ROLES = frozenset({"train", "validation", "test", "ink", "soft", "faint", "accent"})
+_ROLES = frozenset({"train", "batch", "validation", "test", "ink", "soft", "faint", "accent"})
 
 
 def base_name(series: str) -> str:

@@ -91,6 +91,14 @@ def panel(figure: Figure, charts: dict[str, Any], *, wide: bool = False, own_leg
     )
 
 
+def filled(panels: list[Panel]) -> list[Panel]:
+    """The panels in two columns without a hole: where one would stand alone in the last row, it takes the whole row."""
+    narrow = sum(not p.wide for p in panels)
+    if narrow % 2 and not panels[-1].wide:
+        return [*panels[:-1], panels[-1]._replace(wide=True)]
+    return panels
+
+
 def page(
     title: str,
     body_html: str,

@@ -12,7 +12,7 @@ from fallline.report.figures.residuals import predicted_against_true, residual_b
 from fallline.report.figures.shapes import Figure, Table
 from fallline.report.figures.source import Source, run_name
 from fallline.report.figures.steps import step_curve
-from fallline.report.page import page, panel, render
+from fallline.report.page import filled, page, panel, render
 from fallline.report.words import count, label, listed, metric, number, seconds
 
 _SPLITS = ("train", "validation", "test")
@@ -42,7 +42,7 @@ def run_page(reader: Source) -> str:
     info = reader.info
     charts: dict[str, Any] = {}
     found = figures(reader)
-    curves = [panel(f, charts, wide=f.name == "loss") for f in found["curves"]]
+    curves = filled([panel(f, charts, wide=f.name == "loss") for f in found["curves"]])
     result = [panel(f, charts) for f in found["result"]]
     grid = next((f for f in found["result"] if f.name == "confusion"), None)
     per = per_class(grid.counts, grid.labels) if grid is not None and hasattr(grid, "counts") else []  # pyright: ignore[reportAttributeAccessIssue]
@@ -58,13 +58,7 @@ def run_page(reader: Source) -> str:
         classes=class_table(grid) if grid is not None and 2 <= len(per) <= 60 else None,  # pyright: ignore[reportArgumentType]
         classes_words=told.class_words([(c.name, c.recall) for c in per]),
         about=told.about(reader),
-        repeat=told.Repeat(
-            "The same seed on the same machine gives the same numbers, bit for bit.",
-            told.command_of(info),
-            told.python_call(info, "fit"),
-            told.settings(info),
-            told.environment(info),
-        ),
+        repeat=told.repeat(info, "fit", "The same seed on the same machine gives the same numbers, bit for bit."),
     )
     contents = [("findings", "Findings"), ("curves", "Curves"), ("result", "Result"), ("data", "Data and model"), ("repeat", "Repeat it")]
     eyebrow = " · ".join(part for part in ("Training run", told.when(info), told.took(info)) if part)

@@ -13,7 +13,7 @@ from fallline.report.figures.members import row_names, rows
 from fallline.report.figures.search import search_curves
 from fallline.report.figures.shapes import Figure, numbers
 from fallline.report.figures.source import Source
-from fallline.report.page import legend, page, panel, render
+from fallline.report.page import filled, legend, page, panel, render
 from fallline.report.run import Card, Notice, foot
 from fallline.report.words import count, label, listed, metric, number, seconds
 
@@ -56,7 +56,7 @@ def study_page(reader: Source) -> str:
     charts: dict[str, Any] = {}
     found = figures(reader)
     first = [panel(f, charts, own_legend=False) for f in found["first"]]
-    curves = [panel(f, charts, own_legend=False) for f in found["curves"]]
+    curves = filled([panel(f, charts, own_legend=False) for f in found["curves"]])
     search = [panel(f, charts, own_legend=False, wide=True) for f in found["search"]]
     table = rows(reader)
     names = row_names(table)
@@ -75,13 +75,7 @@ def study_page(reader: Source) -> str:
         curves=curves,
         search=search,
         about=told.about(reader),
-        repeat=told.Repeat(
-            "Every member has its own seed; the same seeds on the same machine give the same table.",
-            told.command_of(info),
-            told.python_call(info, "compare"),
-            told.settings(info),
-            told.environment(info),
-        ),
+        repeat=told.repeat(info, "compare", "Every member has its own seed; the same seeds on the same machine give the same table."),
     )
     contents = [("ranking", "Ranking"), ("findings", "Findings"), ("curves", "Curves")]
     contents += [("search", "Learning rates")] if search else []

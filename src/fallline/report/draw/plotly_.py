@@ -47,6 +47,7 @@ def _axis(title: str = "", **more: Any) -> Spec:
         "showline": False,
         "ticks": "",
         "automargin": True,
+        "ticklabelstandoff": 4,
         "gridcolor": "@grid",
         "linecolor": "@line",
         "tickcolor": "@line",
@@ -69,7 +70,7 @@ def _curves(f: Curves) -> Spec:
     along = "%{x:.3~g}"
     for line in f.lines:
         token = tokens[line.series]
-        few = len(line.x) <= _FEW
+        few = len(line.x) <= _FEW and line.series != "batch"
         data.append(
             {
                 "type": "scatter",
@@ -78,7 +79,7 @@ def _curves(f: Curves) -> Spec:
                 "meta": line.series,
                 "x": line.x,
                 "y": line.y,
-                "line": {"color": f"@{token}", "width": 2.2, "dash": colours.dash(token)},
+                "line": {"color": f"@{token}", "width": 1 if line.series == "batch" else 2.2, "dash": colours.dash(token)},
                 "marker": {"size": 7 if len(line.x) == 1 else 4.5, "color": f"@{token}"},
                 "hovertemplate": f"{hover}<br>{plain(f.x_label).replace('%', '')} {along}<extra>%{{fullData.name}}</extra>",
             }

@@ -4,13 +4,14 @@ import math
 
 from fallline.report.figures.shapes import Curves, Line, Mark, Table, ending, thin
 from fallline.report.figures.source import Source, points
-from fallline.report.words import metric, number
+from fallline.report.words import label, metric, number
 
-SPLITS = ("train", "validation")
+SPLITS = ("batch", "train", "validation")
+_NAMES = {"batch": "single batches", "train": "training"}
 
 
 def loss_curves(reader: Source, run: str = "", key: str = "loss", title: str = "Loss", best_epoch: float | None = None) -> Curves | None:
-    """The curves of one key on training and validation rows; None where neither was recorded.
+    """The curves of one key on training and validation rows (and of single batches, thinned); None where none was recorded.
 
     `best_epoch`: the epoch whose weights were kept; without it, the lowest validation value of a loss is marked.
     """
@@ -24,8 +25,8 @@ def loss_curves(reader: Source, run: str = "", key: str = "loss", title: str = "
         x = found.epoch if all(map(math.isfinite, found.epoch)) else found.step
         x, y, step = thin(x, found.value)
         every = max(every, step)
-        lines.append(Line("training" if split == "train" else split, split, x, y))
-        if end := ending(x, y):
+        lines.append(Line(_NAMES.get(split, split), split, x, y))
+        if split != "batch" and (end := ending(x, y)):
             marks.append(Mark(end[0], end[1], f"{split}: no finite value after this", split, "end"))
     if not lines:
         return None
@@ -33,7 +34,7 @@ def loss_curves(reader: Source, run: str = "", key: str = "loss", title: str = "
     if best:
         marks.append(best)
     says = _says(key, lines, best, marks)
-    note = f"Each point of the longer curve is the mean of {every} recorded values." if every > 1 else ""
+    note = f"Each point of the longest curve is the mean of {every} recorded values." if every > 1 else ""
     alt = f"Line chart of {title.lower()} over epochs. {says}"
     return Curves(
         key,
@@ -44,7 +45,7 @@ def loss_curves(reader: Source, run: str = "", key: str = "loss", title: str = "
         marks,
         says,
         alt,
-        curve_table(lines, key),
+        curve_table([line for line in lines if line.series != "batch"] or lines, key),
         note,
         can_log=key == "loss",
         percent=metric(key, 0.5).endswith("%"),
@@ -69,7 +70,7 @@ def _best(lines: list[Line], key: str, best_epoch: float | None) -> Mark | None:
     pairs = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     if not pairs:
         return None
-    if best_epoch is not None:
+    if best_epoch:
         x, y = min(pairs, key=lambda p: abs(p[0] - best_epoch))
     elif key == "loss":
         x, y = min(pairs, key=lambda p: p[1])
@@ -85,9 +86,8 @@ def _says(key: str, lines: list[Line], best: Mark | None, marks: list[Mark]) -> 
     line = lines[-1]
     where = "validation" if line.series == "validation" else "training"
     if best is not None:
-        final = metric(key, line.y[-1])
-        tail = "" if best.x == line.x[-1] else f" and ended at {final}"
-        return f"In epoch {number(best.x)}, whose weights were kept, the {where} value was {metric(key, best.y)}{tail}."
+        tail = "" if best.x == line.x[-1] else f"; {metric(key, line.y[-1])} at the end"
+        return f"{where.capitalize()} {label(key)} {metric(key, best.y)} in epoch {number(best.x)}, whose weights were kept{tail}."
     if len(line.x) < 2:
         return f"One value only: {metric(key, line.y[-1])} on {where} rows."
     return f"On {where} rows it went from {metric(key, line.y[0])} to {metric(key, line.y[-1])}."

@@ -24,7 +24,7 @@
   const holder = document.getElementById("charts");
   const charts = holder ? JSON.parse(holder.textContent) : {};
   const places = all(".chart[data-chart]").filter((place) => charts[place.dataset.chart]);
-  const config = { displaylogo: false, responsive: true, displayModeBar: "hover", modeBarButtons: [["toImage", "resetScale2d"]], doubleClick: "reset" };
+  const config = { displaylogo: false, responsive: true, displayModeBar: false, doubleClick: "reset" };
 
   const unpack = async () => {
     if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old to unpack the charts");
@@ -54,7 +54,7 @@
     if (off) data.forEach((trace) => { if (off.has(trace.meta)) trace.visible = false; });
     const font = { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("@soft") };
     Object.assign(layout, {
-      font, height: spec.height, autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+      font, height: spec.height, autosize: true, paper_bgcolor: colour("@surface"), plot_bgcolor: "rgba(0,0,0,0)", dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
       hoverlabel: { bgcolor: colour("@surface"), bordercolor: colour("@line"), font: { ...font, color: colour("@ink") }, namelength: 40 },
     });
     if (place.dataset.log) layout.yaxis = { ...layout.yaxis, type: place.dataset.log === "on" ? "log" : "linear", dtick: place.dataset.log === "on" ? "D1" : undefined, exponentformat: "power" };
@@ -105,6 +105,11 @@
     button.setAttribute("aria-pressed", String(on));
     place.dataset.log = on ? "on" : "off";
     if (drawn.has(place)) draw(place);
+  }));
+
+  all("[data-save]").forEach((button) => button.addEventListener("click", () => {
+    const place = all(".chart").find((c) => c.dataset.chart === button.dataset.save);
+    if (drawn.has(place)) Plotly.downloadImage(place, { format: "png", scale: 2, width: place.clientWidth, height: charts[button.dataset.save].height, filename: button.dataset.name });
   }));
 
   // ---- tables that sort, code that copies

@@ -1,0 +1,73 @@
+"""A still picture of a run or a study: its main figures on one sheet, as PNG, SVG or PDF."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fallline._core.errors import must
+from fallline._core.files import make_folder, write_bytes
+from fallline.report import run as run_
+from fallline.report import study as study_
+from fallline.report.draw import matplotlib_
+from fallline.report.figures.shapes import Curves, Figure
+from fallline.report.figures.source import Source, dig
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_KINDS = (".png", ".svg", ".pdf")
+
+
+def still(reader: Source, path: str | Path, *, dpi: int = 160) -> Path:
+    """Draw the main figures of a record with matplotlib and write them to `path`.
+
+    Args:
+        reader: the record of a run or a study.
+        path: a name that ends in .png, .svg or .pdf.
+        dpi: pixels per inch, for PNG.
+
+    Raises:
+        FalllineError: another ending, a record without anything to draw, or a path that cannot be written.
+    """
+    target = Path(path)
+    must(target.suffix.lower() in _KINDS, "the picture's name ends in .png, .svg or .pdf", target.name, "report.png is usual")
+    is_study = dig(reader.info, "kind") == "study"
+    figures = _of_study(reader) if is_study else _of_run(reader)
+    must(bool(figures), "the record holds something to draw", "an empty record", "train for one epoch at least", where="a still picture")
+    title = study_.headline(reader) if is_study else run_.headline(reader.info)
+    content = _sheet(figures, title, target.suffix.lower()[1:], dpi, one_legend=is_study)
+    make_folder(target.parent)
+    write_bytes(target, content)
+    return target
+
+
+def _of_run(reader: Source) -> list[Figure]:
+    found = run_.figures(reader)
+    return [*found["curves"][:2], *found["result"][:1], *found["curves"][2:]][:3]
+
+
+def _of_study(reader: Source) -> list[Figure]:
+    found = study_.figures(reader)
+    wanted = [f for f in found["curves"] if f.name != "time" and f.name.endswith("-validation")] or found["curves"]
+    return [*found["first"], *wanted][:3]
+
+
+def _sheet(figures: list[Figure], title: str, form: str, dpi: int, *, one_legend: bool) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Sheet
+
+    with matplotlib_.style():
+        sheet = Sheet(figsize=(4.2 * len(figures) + 0.6, 4.2 if one_legend else 3.7), layout="constrained")
+        FigureCanvasAgg(sheet)
+        sheet.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="semibold")
+        axes: list[Axes] = list(sheet.subplots(1, len(figures), squeeze=False)[0])
+        for figure, ax in zip(figures, axes, strict=True):
+            matplotlib_.draw(figure, ax, legend=not one_legend)
+        if one_legend:
+            curves = next((ax for f, ax in zip(figures, axes, strict=True) if isinstance(f, Curves)), None)
+            if curves is not None:
+                handles, labels = curves.get_legend_handles_labels()
+                sheet.legend(handles, labels, loc="outside lower center", ncols=min(9, len(labels)), fontsize=8.5, handlelength=2.6)
+        held = io.BytesIO()
+        sheet.savefig(held, format=form, dpi=dpi, metadata={"Software": None} if form == "png" else None)
+    return held.getvalue()
