@@ -1,11 +1,12 @@
 """`fallline lr`: the range of useful learning rates, found in seconds before any training."""
 
+import dataclasses
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from fallline.cli import options as o
-from fallline.cli.terminal import Voice, number
+from fallline.cli.terminal import Voice
 
 
 def lr(
@@ -17,9 +18,15 @@ def lr(
     scale: o.Scale = "zscore",
     model: o.Model = "mlp:128",
     loss: o.Loss = "auto",
+    class_weight: o.ClassWeight = None,
+    signed_labels: o.SignedLabels = False,
     optimizer: o.OptimizerName = "adam",
     batch_size: o.BatchSize = 32,
+    dropout: o.Dropout = 0.0,
+    clip_norm: o.ClipNorm = None,
+    weight_decay: o.WeightDecay = None,
     seed: o.Seed = 0,
+    device: o.Device = "cpu",
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> int:
@@ -31,20 +38,20 @@ def lr(
     loaded = load(data, target, seed=seed, task=task, scale=scale)
     for note in loaded.notes:
         voice.say(f"  {note}")
-    found = find_lr(model, loaded, loss, optimizer, batch_size=batch_size, seed=seed)
-    low, high = found.useful
-    voice.say(f"useful learning rates for {optimizer}: {number(low)} to {number(high)}; {number(found.suggested)} is suggested")
-    if found.edge:
-        voice.say(f"  {found.edge}")
-    voice.json(
-        {
-            "optimizer": optimizer,
-            "suggested": found.suggested,
-            "useful": [low, high],
-            "edge": found.edge,
-            "confidence": found.confidence,
-            "lrs": found.lrs,
-            "losses": found.losses,
-        }
+    found = find_lr(
+        model,
+        loaded,
+        loss,
+        optimizer,
+        batch_size=batch_size,
+        class_weight=class_weight,
+        signed_labels=signed_labels,
+        dropout=dropout,
+        clip_norm=clip_norm,
+        weight_decay=weight_decay,
+        seed=seed,
+        device=device,
     )
-    return 0
+    voice.say(f"{optimizer}: {found.text()}")
+    voice.json({"optimizer": optimizer, **dataclasses.asdict(found)})
+    return 0 if found.found else 1

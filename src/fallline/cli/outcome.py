@@ -27,8 +27,12 @@ def finish(run: Any, voice: Voice) -> None:
     if run.status == "interrupted":
         voice.say(f"interrupted; everything is saved, go on with: fallline train --resume {folder}")
     elif run.status == "diverged":
-        voice.say("the training diverged: the loss left the numbers a computer can hold; a smaller --lr usually mends it")
+        voice.say(f"the training diverged: {run.message}")
+    elif run.message:
+        voice.say(run.message)
     voice.say(f"run folder: {folder}")
     voice.say(f"  fallline predict {folder} DATA")
     voice.say(f"  fallline report {folder}")
-    voice.json({"status": run.status, "folder": str(folder), "metrics": run.metrics, "settings": run.settings.to_json()})
+    voice.json(
+        {"status": run.status, "message": run.message, "folder": str(folder), "metrics": run.metrics, "settings": run.settings.to_json()}
+    )

@@ -34,8 +34,8 @@ def claimed(folder: Path) -> Iterator[Path]:
     created = _missing(folder)
     try:
         yield folder
-    except BaseException:
-        if not (folder / "checkpoint.safetensors").exists() and not (folder / "record.sqlite-keep").exists():
+    except BaseException:  # an interruption included: without a checkpoint there is nothing to go on with
+        if not (folder / "checkpoint.safetensors").exists():
             _remove(folder, created)
         raise
 

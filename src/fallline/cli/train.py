@@ -77,7 +77,7 @@ def train(
         voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
         for note in loaded.notes:
             voice.say(f"  {note}")
-        run = fit(model, loaded, out=folder, quiet=voice.quiet, **settings)
+        run = fit(model, loaded, out=folder, quiet=voice.quiet, say=lambda line: voice.say(f"  {line}"), **settings)
         finish(run, voice)
         return exit_code(run)
 
@@ -85,6 +85,6 @@ def train(
 def _resume(folder: str, data: str | None, voice: Voice) -> int:
     from fallline.api.fit import resume
 
-    run = resume(folder, **({"data": data} if data else {}))
+    run = resume(folder, data=data, quiet=voice.quiet)
     finish(run, voice)
     return exit_code(run)
