@@ -9,7 +9,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from fallline._core.errors import FalllineError
 from fallline.teach.layers import RULES
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """One use of one module: tensors in the graph of the copy."""
 
@@ -31,7 +31,6 @@ class Call:
     input: Tensor
     output: Tensor | None = None
     others: int = 0
-    values: dict[str, Tensor] = field(default_factory=dict)
 
 
 @contextmanager
