@@ -1,0 +1,35 @@
+"""Softminus: what softplus leaves of x, the mirror of softplus below the diagonal.
+
+    softminus x = x − softplus x = −log(1 + exp(−x)) = log σ(x)          slope σ(−x) = 1 − σ(x)
+
+When to use: a log-probability from a logit; a smooth min(0, x).
+When not: hidden layers: it is never positive, and flat where x is large.
+Source: S1, section on activations. It tends to σ(x) − 1 as x grows, as softplus tends to σ(x) as x falls.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fallline.activations._base import Activation
+
+
+def softminus(x: Tensor) -> Tensor:
+    """Give x - softplus(x), of any shape, computed as log sigmoid(x), which loses no digits.
+
+    >>> softminus(torch.tensor(0.0))
+    tensor(-0.6931)
+    """
+    return F.logsigmoid(x)
+
+
+SOFTMINUS = Activation(
+    "softminus",
+    "What softplus leaves of x; a smooth min(0, x).",
+    "x − softplus x = log σ(x)          slope σ(−x)",
+    softminus,
+    lambda x: torch.sigmoid(-x),
+    "a log-probability from a logit.",
+    "hidden layers: never positive, flat where x is large.",
+    "S1, section on activations.",
+)
