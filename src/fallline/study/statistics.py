@@ -14,7 +14,7 @@ Scandinavian Journal of Statistics 1979; Fisher, "Statistical Methods for Resear
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -134,7 +134,7 @@ def pair_p(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> float:
     return min(1.0, 2 * min(by_value, diverges_more(lost_a, len(a), lost_b, len(b))))
 
 
-def all_pairs(values: dict[str, Sequence[float]], step: float = 0.0) -> dict[frozenset[str], float]:
+def all_pairs(values: Mapping[str, Sequence[float]], step: float = 0.0) -> dict[frozenset[str], float]:
     """Holm-corrected p-values of every pair of names; each has its values in the order of the same seeds, NaN where a run diverged."""
     pairs = list(combinations(values, 2))
     corrected = holm([pair_p(values[a], values[b], step) for a, b in pairs])

@@ -1,0 +1,203 @@
+"""`fl.compare`: optimizers (and batch sizes) against one another over paired seeds, each at a learning rate found for it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fallline._core.errors import FalllineError, must
+from fallline._core.files import make_folder
+from fallline.api.fit import interruptible, load_data
+from fallline.api.folder import describe
+from fallline.api.model import model_maker
+from fallline.losses import Loss
+from fallline.record import REPORT_FILE, Reader, Writer, holds_run, read_info
+from fallline.study.compare import Result, check, run_study
+from fallline.study.members import Member
+from fallline.study.plan import BatchSize, Plan, Rates, make_plan
+from fallline.study.text import python_call, ranking_text
+from fallline.training import Settings, aim
+from fallline.training.metrics import names as metric_names
+
+if TYPE_CHECKING:
+    from fallline.data import Data
+
+ALL = ("sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "nadam", "adamax")
+
+
+class Study:
+    """A comparison that was run (or stopped on the way).
+
+    Attributes:
+        table: one dict for each optimizer and batch size, the best first: optimizer, lr, batch_size, seeds, diverged, metric, mean, low,
+            high (95 % interval over seeds), values (one for each seed), test_mean, test_low, test_high, seconds (middle member),
+            steps_to_target (middle seed; None: never), missed, lr_at_edge, differs_from_best ("best", "yes", "not shown"), difference,
+            difference_low, difference_high, p (corrected over all pairs), note.
+        members: every training that is compared, with its metrics and time.
+        search: rates that were tried, with their validation loss.
+        headline: the result in words.
+        status: "finished" or "interrupted".
+        folder: where it is kept, or None.
+        reader: the record: curves of every member.
+        data: what it was run on.
+    """
+
+    def __init__(self, result: Result, plan: Plan, writer: Writer, data: "Data") -> None:
+        self._result, self.plan, self.data = result, plan, data
+        self.reader = Reader(writer)
+        self.folder: Path | None = writer.folder
+        self.table: list[dict[str, Any]] = result.table
+        self.members: list[Member] = result.members
+        self.search = result.search
+        self.headline = result.headline
+        self.status = result.status
+        self.target = result.target
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The first row of the table, or None where no member was finished."""
+        return self.table[0] if self.table else None
+
+    def text(self) -> str:
+        """The ranking for a terminal."""
+        return ranking_text(self._result, self.plan)
+
+    def report(self, path: Path | str | None = None) -> Path:
+        """Write the page with curves, table and settings; return its path.
+
+        Args:
+            path: of the HTML file; by default report.html in the study's folder, or in the current one.
+        """
+        from fallline import report
+
+        place = Path(path) if path is not None else (self.folder or Path()) / REPORT_FILE
+        report.write(report.study_page(self.reader), place)
+        return place
+
+    def __repr__(self) -> str:
+        return f"<Study {self.status}: {self.headline}>"
+
+
+def compare(
+    make_model: Any = "mlp:128",
+    data: Any = None,
+    optimizers: Sequence[str] = ALL,
+    lrs: Rates = "auto",
+    batch_sizes: Sequence[BatchSize] = (32,),
+    seeds: int | Sequence[int] = 5,
+    epochs: int = 10,
+    out: Path | str | None = None,
+    target: float | str = "auto",
+    *,
+    metric: str = "auto",
+    loss: "str | Loss" = "auto",
+    column: str | None = None,
+    resume: Path | str | None = None,
+    quiet: bool = False,
+    stop: Callable[[], bool] | None = None,
+    **settings: Any,
+) -> Study:
+    """Compare optimizers: a learning rate is found for each on the same budget, then each trains with the same fresh seeds.
+
+    Args:
+        make_model: spec ("mlp:128", "cnn", "file.py:make_model"), function, or module (every seed then begins with its weights).
+        data: a `Data`, or what `fl.data.load` takes.
+        optimizers: names with options ("adam", "rmsprop:alpha=0.9").
+        lrs: "auto" searches; a number for all; a list to choose from; a dict gives each optimizer its own of these.
+        batch_sizes: a further factor: [32, 128].
+        seeds: how many, or a list. One seed gives no interval.
+        epochs: of every training, also of the search.
+        out: folder of the study; None keeps it in memory.
+        target: the validation metric that steps are counted to; "auto": what the middle optimizer's middle run reaches.
+        metric: that ranks, on validation rows; "auto": accuracy, or R2.
+        loss: name, `Loss`, or "auto".
+        column: the target column, where `data` is a table.
+        resume: folder of a study to go on with; members that are whole are not run again. Model and data only where they were in memory.
+        quiet: no progress bar.
+        stop: asked after every step; True stops, as Ctrl-C does: what is whole is kept and ranked.
+        **settings: the other fields of `fallline.training.Settings` (schedule, weight_decay, clip_norm, patience, device, ...).
+
+    Returns:
+        The study.
+
+    Raises:
+        FalllineError: bad input, in one sentence; nothing is written then.
+
+    >>> import torch
+    >>> x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
+    >>> y = (x[:, 0] > 0).long()
+    >>> study = compare("linear", (x.numpy(), y.numpy()), ["sgd", "adam"], lrs=0.1, seeds=2, epochs=2, quiet=True)
+    >>> len(study.table), study.table[0]["seeds"], study.status
+    (2, 2, 'finished')
+    """
+    given = loss if isinstance(loss, Loss) else None
+    if resume is not None:
+        return _resume(Path(resume), make_model, data, given, quiet=quiet, stop=stop)
+    must(data is not None, "compare has data", "none", "fallline.compare('mlp:128', 'digits') is an example")
+    wanted = Settings(loss=given.name if given else str(loss), epochs=epochs, lr=1.0, **settings)
+    rows = load_data(data, column, 0)
+    goal = aim(rows, wanted, given)
+    known = ("loss", *metric_names(rows.task))
+    plan = make_plan(
+        [optimizers] if isinstance(optimizers, str) else optimizers,
+        lrs=lrs,
+        batch_sizes=batch_sizes,
+        seeds=seeds,
+        metric=known[1] if metric == "auto" else metric,
+        metrics=known,
+        target=target,
+        settings=wanted,
+    )
+    check(rows, plan)
+    maker = model_maker(make_model, rows, goal, wanted)
+    parts = describe(maker, maker.copy(), rows, wanted, goal, goal.choices)
+    folder = None
+    if out is not None:
+        if holds_run(out):
+            raise FalllineError(f"'{out}' already holds a run; resume it (--resume {out}), or choose another folder with --out.")
+        folder = make_folder(out)
+    writer = Writer(folder, kind="study")
+    parts |= {
+        "config": plan.to_json(),
+        "optimizer": {"name": ", ".join(plan.optimizers), "schedule": wanted.schedule},
+        "python": python_call(make_model, rows.source, plan),
+    }
+    writer.describe(**parts)
+    return _run(make_model, rows, plan, writer, given, quiet=quiet, stop=stop)
+
+
+def _run(model: Any, data: "Data", plan: Plan, writer: Writer, loss: Loss | None, *, quiet: bool, stop: Callable[[], bool] | None) -> Study:
+    with interruptible(stop) as asked:
+        try:
+            result = run_study(model, data, plan, writer, loss=loss, stop=asked, quiet=quiet)
+        except Exception:
+            writer.describe(status="failed")
+            writer.close()
+            raise
+    writer.describe(status=result.status, result=result.to_json())
+    writer.flush()
+    return Study(result, plan, writer, data)
+
+
+def _resume(folder: Path, model: Any, data: Any, loss: Loss | None, *, quiet: bool, stop: Callable[[], bool] | None) -> Study:
+    info = read_info(folder)
+    must(info["kind"] == "study", "a study can be resumed", f"a {info['kind']}", "resume a run with fallline train", where=f"'{folder}'")
+    plan = Plan.from_json(info["config"])
+    spec = info["model"].get("spec")
+    given = spec if spec is not None else model
+    if spec is None and isinstance(model, str):
+        raise FalllineError(f"this study was given a model in memory ({info['model'].get('class')}); pass the same again: make_model=...")
+    if loss is None and info["loss"].get("in_memory"):
+        raise FalllineError(f"this study was given a loss object ({info['loss']['name']}); pass the same again: loss=...")
+    source = info["data"].get("source") or {}
+    if data is None:
+        from fallline.data import load
+
+        must(bool(source), "data is given where the study had it in memory", "none", "pass the same again: data=...", where="resume")
+        rows = load(**source)
+    else:
+        rows = load_data(data, info["data"].get("target"), 0)
+    if rows.fingerprint != info["data"].get("fingerprint"):
+        raise FalllineError(f"the study '{folder}' was run on other rows; load the same data with the same seed and options.")
+    writer = Writer(folder)
+    writer.describe(status="running")
+    return _run(given, rows, plan, writer, loss, quiet=quiet, stop=stop)
