@@ -12,6 +12,7 @@ from fallline.report.words import count, number, seconds
 Pairs = list[tuple[str, str]]
 _SPLITS = ("train", "validation", "test")
 _MOST_CLASSES = 30
+_PER_MEMBER = frozenset({"optimizer", "lr", "batch_size", "seed"})
 _OFF = frozenset({"l1", "l2", "dropout", "min_change"})
 
 
@@ -162,7 +163,7 @@ def _columns(info: Any) -> Table | None:
 
 def model_name(info: Any) -> str:
     """What the model is called."""
-    return str(first(info, "model.spec", "model.name", "config.model", default="a model"))
+    return str(first(info, "model.spec", "model.name", "model.class", "config.model", default="a model"))
 
 
 def _model(info: Any) -> Pairs:
@@ -210,13 +211,15 @@ def environment(info: Any) -> Pairs:
 
 
 def settings(info: Any) -> Pairs:
-    """Everything that was set, defaults included."""
+    """Everything that was set, defaults included; of a study, the settings that hold for every member."""
     raw = first(info, "config", default={})
     out: Pairs = []
     for key, value in raw.items() if isinstance(raw, Mapping) else ():
-        if isinstance(value, Mapping):
-            out += [(f"{key}.{k}".replace("_", " "), say(v)) for k, v in value.items()]
-        else:
+        if key == "settings" and isinstance(value, Mapping):
+            out += [(str(k).replace("_", " "), say(v)) for k, v in value.items() if k not in _PER_MEMBER]
+        elif key == "rates" and isinstance(value, Mapping):
+            out += [(f"rates tried first, {k}", say(v)) for k, v in value.items()]
+        elif not (key == "auto" and isinstance(value, Mapping)):
             out.append((str(key).replace("_", " "), say(value)))
     return out
 
@@ -299,6 +302,8 @@ def class_words(grid_classes: Sequence[tuple[str, float]]) -> str:
     if not known:
         return ""
     recall, name = min(known)
+    if recall == max(known)[0]:
+        return f"Every class is found equally often ({100 * recall:.1f}\N{NO-BREAK SPACE}% of its rows)."
     return f"{name} is found least often ({100 * recall:.1f}\N{NO-BREAK SPACE}% of its rows)."
 
 

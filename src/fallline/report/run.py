@@ -16,6 +16,7 @@ from fallline.report.page import filled, page, panel, render
 from fallline.report.words import count, label, listed, metric, number, seconds
 
 _SPLITS = ("train", "validation", "test")
+_SHORT = {"mae": "MAE", "rmse": "RMSE"}
 
 
 class Card(NamedTuple):
@@ -154,7 +155,11 @@ def notice(info: Any) -> Notice | None:
         "failed": f"This run failed{far}. Its numbers are those of what was recorded before.",
         "running": "This run has not ended: the page shows what is recorded so far.",
     }
-    return Notice(words[status], "bad" if status in ("diverged", "failed") else "warn") if status in words else None
+    if status not in words:
+        return None
+    told_ = str(told.first(info, "result.message", default="")).strip()
+    text = words[status] + (f" The run says: {told_.rstrip('.')}." if told_ else "")
+    return Notice(text, "bad" if status in ("diverged", "failed") else "warn")
 
 
 def cards(info: Any) -> list[Card]:
@@ -173,7 +178,7 @@ def cards(info: Any) -> list[Card]:
         others = [
             f"{metric(key, found[s][key])} {s if s != 'train' else 'training'}" for s in _SPLITS if s != split and key in found.get(s, {})
         ]
-        name = label(key)
+        name = _SHORT.get(key, label(key))
         out.append(Card(f"{split.capitalize()} {name}", metric(key, value), listed(others)))
     span = told.first(info, "result.seconds")
     if isinstance(span, int | float):

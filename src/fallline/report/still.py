@@ -59,7 +59,7 @@ def _sheet(figures: list[Figure], title: str, form: str, dpi: int, *, one_legend
     with matplotlib_.style():
         sheet = Sheet(figsize=(4.2 * len(figures) + 0.6, 4.2 if one_legend else 3.7), layout="constrained")
         FigureCanvasAgg(sheet)
-        sheet.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="semibold")
+        sheet.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         axes: list[Axes] = list(sheet.subplots(1, len(figures), squeeze=False)[0])
         for figure, ax in zip(figures, axes, strict=True):
             matplotlib_.draw(figure, ax, legend=not one_legend)

@@ -15,7 +15,7 @@ from fallline.report.figures.shapes import Figure, numbers
 from fallline.report.figures.source import Source
 from fallline.report.page import filled, legend, page, panel, render
 from fallline.report.run import Card, Notice, foot
-from fallline.report.words import count, label, listed, metric, number, seconds
+from fallline.report.words import count, is_percent, label, listed, metric, number, seconds
 
 
 class Cell(NamedTuple):
@@ -192,7 +192,7 @@ def cards(reader: Source) -> list[Card]:
             )
         )
         if math.isfinite(test):
-            out.append(Card("Its test rows", metric(key, test, 2), f"{label(key)}, looked at once"))
+            out.append(Card(f"Test {label(key)} of {best[0]}", metric(key, test, 2), "test rows, looked at once"))
     reached = [(s, n) for row, n in zip(table, names, strict=True) if math.isfinite(s := numbers([row.get("steps_to_target")])[0])]
     if reached:
         goal = told.first(reader.info, "result.target", "config.target")
@@ -217,8 +217,10 @@ def rank_words(reader: Source) -> str:
     better = "higher" if record.key(key).better != "lower" else "lower"
     n = seeds_of(rows(reader))
     text = f"Ranked by mean {label(key)} on {split} rows ({better} is better). Click a head to sort."
+    if any(row.get("diverged") for row in rows(reader)):
+        text += " A row that lost more members to divergence stands below one that lost fewer."
     if n > 1:
-        text += " An interval is where the mean of many more seeds would lie, 95 times in 100."
+        text += " Differences are taken seed by seed; “worse” holds at the 5 % level after correction for all pairs."
     return text
 
 
@@ -234,7 +236,7 @@ def ranking_table(reader: Source) -> tuple[list[Column], list[Rank]]:
     columns = [
         Column(label(key), "mean over seeds and 95 % interval of the mean", high_first),
         Column("test", "mean on test rows, which took no part in any decision", high_first),
-        Column("against the best", "is the difference to the first row more than luck? (paired over seeds)"),
+        Column("against the best", "difference to the first row, paired over seeds, with its 95 % interval"),
         Column("learning rate", "found by the search, or given"),
         Column("steps to target", "training steps until the target was reached first"),
         Column("time", "seconds of one member"),
@@ -253,15 +255,7 @@ def _cells(row: dict[str, Any], name: str, key: str, seeds: int, best: list[str]
     mean, low, high, test, lr, steps, missed, span, diverged = numbers(
         row.get(k) for k in ("mean", "low", "high", "test_mean", "lr", "steps_to_target", "missed", "seconds", "diverged")
     )
-    verdict = str(row.get("differs_from_best", ""))
-    if name in best:
-        against = Cell("best", "0", tag="best", tone="good")
-    elif verdict in ("yes", "True"):
-        against = Cell("worse", "2", tag="worse", tone="")
-    elif seeds < 2 or not math.isfinite(mean):
-        against = Cell("–", "3")
-    else:
-        against = Cell("not shown", "1", tag="no difference shown", tone="warn")
+    against = _against(row, name in best, seeds, key)
     mine = row.get("seeds")
     n = len(mine) if isinstance(mine, list) else numbers([mine])[0]
     lost = f"of {int(n)}" if math.isfinite(n) else ""
@@ -280,6 +274,37 @@ def _cells(row: dict[str, Any], name: str, key: str, seeds: int, best: list[str]
         Cell(seconds(span) if math.isfinite(span) else "–", _sort(span)),
         Cell(number(diverged) if math.isfinite(diverged) else "–", _sort(diverged), lost if diverged else "", "", "bad"),
     ]
+
+
+def _against(row: dict[str, Any], is_best: bool, seeds: int, key: str) -> Cell:
+    """How a row stands to the best one: in words, with the paired difference under it."""
+    verdict = str(row.get("differs_from_best", ""))
+    gap, low, high = numbers(row.get(k) for k in ("difference", "difference_low", "difference_high"))
+    small = difference_text(key, gap, low, high) if math.isfinite(gap) else ""
+    if is_best:
+        return Cell("best", "0", tag="best", tone="good")
+    if verdict in ("yes", "True"):
+        lower = record.key(key).better == "lower"
+        worse = not math.isfinite(gap) or (gap > 0 if lower else gap < 0)
+        return Cell("worse", "2", small, "worse" if worse else "diverges more", "" if worse else "bad")
+    if seeds < 2 or not math.isfinite(numbers([row.get("mean")])[0]):
+        return Cell("–", "3")
+    return Cell("not shown", "1", small, "no difference shown", "warn")
+
+
+def difference_text(key: str, gap: float, low: float, high: float) -> str:
+    """A paired difference and its interval; of shares in percentage points.
+
+    >>> difference_text("accuracy", -0.004, -0.009, 0.001)
+    '−0.40 (−0.90 to +0.10) points'
+    """
+
+    def signed(value: float) -> str:
+        text = f"{100 * value:+.2f}" if is_percent(key) else f"{'+' if value >= 0 else ''}{number(value, 3)}"
+        return text.replace("-", "−")
+
+    interval = f" ({signed(low)} to {signed(high)})" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{signed(gap)}{interval}" + (" points" if is_percent(key) else "")
 
 
 def _sort(value: float) -> str:

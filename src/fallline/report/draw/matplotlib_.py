@@ -28,7 +28,7 @@ def style() -> Iterator[None]:
         "axes.labelcolor": colours.LIGHT["soft"],
         "axes.edgecolor": colours.LIGHT["line"],
         "axes.titlesize": 10.5,
-        "axes.titleweight": "semibold",
+        "axes.titleweight": "bold",
         "axes.titlelocation": "left",
         "axes.spines.top": False,
         "axes.spines.right": False,

@@ -11,10 +11,10 @@ from typing import Any
 
 from fallline.report import colours
 from fallline.report.figures.shapes import Bars, Curves, Figure, Grid, Intervals, Line, Scatter
+from fallline.report.words import number
 
 Spec = dict[str, Any]
 _SYMBOL = {"best": "circle-open", "end": "x-thin-open", "chosen": "circle"}
-_FEW = 16
 
 
 def plain(text: str, most: int = 60) -> str:
@@ -40,7 +40,7 @@ def spec(figure: Figure) -> Spec:
 
 
 def _axis(title: str = "", **more: Any) -> Spec:
-    title_part: Spec = {"title": {"text": plain(title), "standoff": 10}} if title else {}
+    title_part: Spec = {"title": {"text": plain(title), "standoff": 10, "font": {"size": 13}}} if title else {}
     return {
         "showgrid": False,
         "zeroline": False,
@@ -70,7 +70,7 @@ def _curves(f: Curves) -> Spec:
     along = "%{x:.3~g}"
     for line in f.lines:
         token = tokens[line.series]
-        few = len(line.x) <= _FEW and line.series != "batch"
+        few = f.log_x or lonely(line.y)
         data.append(
             {
                 "type": "scatter",
@@ -80,7 +80,7 @@ def _curves(f: Curves) -> Spec:
                 "x": line.x,
                 "y": line.y,
                 "line": {"color": f"@{token}", "width": 1 if line.series == "batch" else 2.2, "dash": colours.dash(token)},
-                "marker": {"size": 7 if len(line.x) == 1 else 4.5, "color": f"@{token}"},
+                "marker": {"size": 7 if len(line.x) == 1 else 5, "color": f"@{token}"},
                 "hovertemplate": f"{hover}<br>{plain(f.x_label).replace('%', '')} {along}<extra>%{{fullData.name}}</extra>",
             }
         )
@@ -99,15 +99,45 @@ def _curves(f: Curves) -> Spec:
                 "hovertemplate": "%{fullData.name}<extra></extra>",
             }
         )
-    y = _axis(showgrid=True, nticks=6, **({"tickformat": ".1~%"} if f.percent else {}), **_log(f.log_y))
-    x = _axis(f.x_label, showline=True, nticks=10, **_log(f.log_x))
+    ys = [v for line in f.lines for v in line.y]
+    y = _axis(showgrid=True, nticks=6, **({"tickformat": ".1~%"} if f.percent else {}), **_log(f.log_y, ys))
+    x = _axis(f.x_label, showline=True, nticks=10, **_log(f.log_x, [v for line in f.lines for v in line.x]))
     if not f.log_x and f.lines and max(len(line.x) for line in f.lines) == 1:
         x["nticks"] = 3
-    return {"data": data, "layout": _layout(x, y, hovermode="x unified" if len(f.lines) <= 3 and not f.log_x else "closest"), "height": 330}
+    hovermode = "x unified" if len(f.lines) <= 3 and not f.log_x else "closest"
+    logs = log_ticks(ys) if f.can_log else {}
+    return {"data": data, "layout": _layout(x, y, hovermode=hovermode), "height": 330, "log": logs}
 
 
-def _log(on: bool) -> Spec:
-    return {"type": "log", "dtick": 1, "exponentformat": "power"} if on else {}
+def lonely(values: Sequence[float]) -> bool:
+    """Whether some finite value has no finite neighbour, so that a line alone would not show it.
+
+    >>> lonely([1.0]), lonely([1.0, 2.0]), lonely([1.0, 2.0, float("nan"), 4.0])
+    (True, False, True)
+    """
+    ok = [False, *map(math.isfinite, values), False]
+    return any(ok[i] and not ok[i - 1] and not ok[i + 1] for i in range(1, len(ok) - 1))
+
+
+def log_ticks(values: Sequence[float]) -> Spec:
+    """Ticks for a logarithmic axis: powers of ten, with 2 and 5 between them where the values span less than two.
+
+    >>> log_ticks([0.09, 2.2])["tickvals"]
+    [0.1, 0.2, 0.5, 1.0, 2.0]
+    """
+    known = [v for v in values if math.isfinite(v) and v > 0]
+    if not known:
+        return {}
+    low, high = math.log10(min(known)), math.log10(max(known))
+    inside = (1, 2, 5) if high - low < 2 else (1,)
+    every = max(1, math.ceil((high - low) / 7))
+    places = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in inside if not e % every]
+    kept = [float(f"{v:.3g}") for v in places if low - 0.08 <= math.log10(v) <= high + 0.08]
+    return {"tickmode": "array", "tickvals": kept, "ticktext": [number(v) for v in kept]} if kept else {}
+
+
+def _log(on: bool, values: Sequence[float]) -> Spec:
+    return {"type": "log", **log_ticks(values)} if on else {}
 
 
 def _band(line: Line, token: str) -> list[Spec]:
@@ -178,7 +208,10 @@ def _intervals(f: Intervals) -> Spec:
             )
     names = [plain(row.name, 28) for row in f.rows]
     y = _axis(tickmode="array", tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.35, -0.65], fixedrange=True)
-    x = _axis(f.x_label, showgrid=True, nticks=6, **({"tickformat": ".1~%"} if f.percent else {}))
+    known = _finite([v for row in f.rows for v in (row.low, row.high, row.mean, *row.dots)])
+    pad = 0.05 * ((max(known) - min(known)) or abs(max(known)) or 1) if known else 0
+    span: Spec = {"range": [min(known) - pad, max(known) + pad]} if known else {}
+    x = _axis(f.x_label, showgrid=True, nticks=6, **span, **({"tickformat": ".1~%"} if f.percent else {}))
     return {"data": data, "layout": _layout(x, y), "height": 44 * len(names) + 70}
 
 
@@ -208,7 +241,7 @@ def _scatter(f: Scatter) -> Spec:
                 "hovertemplate": f"%{{x:.4~g}}, %{{y:{form}}}<extra>%{{fullData.name}}</extra>",
             }
         )
-    x = _axis(f.x_label, showline=True, showgrid=True, nticks=7, **_log(f.log_x))
+    x = _axis(f.x_label, showline=True, showgrid=True, nticks=7, **_log(f.log_x, [v for g in f.groups for v in g.x]))
     y = _axis(f.y_label, showgrid=True, nticks=6, **({"tickformat": ".1~%"} if f.percent else {}))
     return {"data": data, "layout": _layout(x, y), "height": 380}
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from fallline.report.figures.members import rows
+from fallline.report.figures.members import row_names, rows
 from fallline.report.figures.shapes import Curves, Line, Mark, Table, numbers
 from fallline.report.figures.source import Source, dig
 from fallline.report.words import listed, number
@@ -26,6 +26,7 @@ def search_curves(reader: Source) -> Curves | None:
     if not isinstance(search, dict):
         return None
     table = rows(reader)
+    by_name = dict(zip(row_names(table), table, strict=True))
     lines: list[Line] = []
     marks: list[Mark] = []
     cells: list[list[str]] = []
@@ -35,7 +36,7 @@ def search_curves(reader: Source) -> Curves | None:
         if not found:
             continue
         lines.append(Line(str(name), str(name), [lr for lr, _ in found], [loss for _, loss in found]))
-        row = next((r for r in table if str(r.get("optimizer")) == str(name)), {})
+        row = by_name.get(str(name), {})
         chosen = numbers([row.get("lr")])[0]
         at = dict(found).get(chosen, math.nan)
         if math.isfinite(at):

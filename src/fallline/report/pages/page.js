@@ -57,7 +57,10 @@
       font, height: spec.height, autosize: true, paper_bgcolor: colour("@surface"), plot_bgcolor: "rgba(0,0,0,0)", dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
       hoverlabel: { bgcolor: colour("@surface"), bordercolor: colour("@line"), font: { ...font, color: colour("@ink") }, namelength: 40 },
     });
-    if (place.dataset.log) layout.yaxis = { ...layout.yaxis, type: place.dataset.log === "on" ? "log" : "linear", dtick: place.dataset.log === "on" ? "D1" : undefined, exponentformat: "power" };
+    if (place.dataset.log) {
+      const { tickmode, tickvals, ticktext, ...rest } = layout.yaxis;
+      layout.yaxis = place.dataset.log === "on" ? { ...rest, type: "log", ...spec.log } : { ...rest, type: "linear" };
+    }
     drawn.add(place);
     return Plotly.react(place, data, layout, config);
   };
