@@ -9,14 +9,23 @@ Built-in models predict in float64, so that the answer for a row does not depend
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    check_random_state,
+    column_or_1d,
+    validate_data,
+)
 
 from fallline._core.errors import FalllineError, must
 from fallline._core.number import Number
@@ -38,7 +47,7 @@ class _Trained(BaseEstimator):
         *,
         loss: str = "auto",
         optimizer: str = "adam",
-        lr: float | Literal["auto"] = "auto",
+        lr: float | Literal["auto"] | None = None,
         batch_size: int | Literal["full"] = 32,
         epochs: int = 50,
         schedule: str = "constant",
@@ -80,7 +89,7 @@ class _Trained(BaseEstimator):
         from fallline.api.fit import fit
 
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        data = self._data(torch.from_numpy(self._scaled(x, fitting=True)).float(), y, task, classes, seed)
+        data = self._data(torch.from_numpy(x).float(), y, task, classes, seed)
         rows = len(data.train)
         batch = self.batch_size
         run = fit(
@@ -88,7 +97,7 @@ class _Trained(BaseEstimator):
             data,
             loss=self.loss,
             optimizer=self.optimizer,
-            lr=self.lr,
+            lr=_usual_lr(self.optimizer) if self.lr is None else self.lr,
             batch_size=rows if isinstance(batch, (int, np.integer)) and batch > rows else batch,
             epochs=self.epochs,
             schedule=self.schedule,
@@ -144,17 +153,15 @@ class _Trained(BaseEstimator):
             target="y",
         )
 
-    def _columns(self, X: Any, y: Any = None, *, fitting: bool, numeric_y: bool = False) -> tuple[NDArray[np.float64], Any]:
-        """Columns as numbers (N, features) and y (N,), checked as scikit-learn checks them."""
-        if fitting:
-            return validate_data(self, X, y, dtype=np.float64, y_numeric=numeric_y)
-        check_is_fitted(self)
-        return validate_data(self, X, dtype=np.float64, reset=False), None
+    # -- columns -----------------------------------------------------------------------------------------------------------------------
 
-    def _scaled(self, x: NDArray[np.float64], *, fitting: bool = False) -> NDArray[np.float64]:
-        """Columns (N, features), scaled by what the rows of `fit` showed."""
-        if fitting:
-            must(self.scale in ("zscore", "minmax", "none"), "scale in ('zscore', 'minmax', 'none')", repr(self.scale))
+    def _learn_columns(self, X: Any, y: Any, *, numeric_y: bool = False) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """Columns as scaled numbers (N, features) and y (N,), checked as scikit-learn checks them; learns the scaling."""
+        self.pipeline_ = None
+        must(self.scale in ("zscore", "minmax", "none"), "scale in ('zscore', 'minmax', 'none')", repr(self.scale))
+        frame = _mixed_frame(X)
+        if frame is None:
+            x, y = cast(Any, validate_data(self, X, y, dtype=np.float64, y_numeric=numeric_y))
             if self.scale == "zscore":
                 shift, width = x.mean(axis=0), x.std(axis=0)
             elif self.scale == "minmax":
@@ -162,7 +169,25 @@ class _Trained(BaseEstimator):
             else:
                 shift, width = np.zeros(x.shape[1]), np.ones(x.shape[1])
             self.shift_, self.width_ = shift, np.where(width > 0, width, 1.0)
-        return (x - self.shift_) / self.width_
+            return (x - self.shift_) / self.width_, y
+        from fallline.data import Pipeline
+
+        _check_feature_names(self, X, reset=True)
+        _check_n_features(self, X, reset=True)
+        y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64 if numeric_y else None)
+        check_consistent_length(X, y)
+        self.pipeline_ = Pipeline.fit(frame, scale=self.scale)
+        return self.pipeline_.transform(frame).double().numpy(), y
+
+    def _columns(self, X: Any) -> NDArray[np.float64]:
+        """Columns as the model takes them, (N, features)."""
+        check_is_fitted(self)
+        if self.pipeline_ is None:
+            x = cast(Any, validate_data(self, X, dtype=np.float64, reset=False))
+            return (x - self.shift_) / self.width_
+        frame = _as_polars(X)
+        must(frame is not None, "X is a DataFrame with the columns of fit", type(X).__name__, where=type(self).__name__)
+        return self.pipeline_.transform(cast(Any, frame)).double().numpy()
 
     # -- using -------------------------------------------------------------------------------------------------------------------------
 
@@ -172,7 +197,7 @@ class _Trained(BaseEstimator):
 
         from fallline.training import outputs
 
-        x = torch.from_numpy(self._scaled(self._columns(X, fitting=False)[0]))
+        x = torch.from_numpy(self._columns(X))
         weight = next(self.model_.parameters(), torch.empty(0))
         return self.goal_.squeeze(outputs(self.model_, x.to(weight.dtype)).double())
 
@@ -184,7 +209,7 @@ class Classifier(ClassifierMixin, _Trained):
         model: "linear", "mlp:256,128", "file.py:function", a module (copied), or a function that makes one.
         loss: name and options; "auto" takes binary_cross_entropy or cross_entropy.
         optimizer: name and options, as "rmsprop:alpha=0.9".
-        lr: learning rate, or "auto": found by a range test on the rows of `fit`.
+        lr: learning rate; None is the optimizer's usual one, "auto" finds one by a range test on the rows of `fit`.
         batch_size: rows a step (at most all), or "full".
         epochs: passes over the rows.
         schedule: of the learning rate, as "cosine".
@@ -221,7 +246,7 @@ class Classifier(ClassifierMixin, _Trained):
         *,
         loss: str = "auto",
         optimizer: str = "adam",
-        lr: float | Literal["auto"] = "auto",
+        lr: float | Literal["auto"] | None = None,
         batch_size: int | Literal["full"] = 32,
         epochs: int = 50,
         schedule: str = "constant",
@@ -262,7 +287,7 @@ class Classifier(ClassifierMixin, _Trained):
         """Train on X (N, features) and labels y (N,) of any kind."""
         import torch
 
-        x, y = self._columns(X, y, fitting=True)
+        x, y = self._learn_columns(X, y)
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
         count = len(self.classes_)
@@ -341,7 +366,7 @@ class Regressor(RegressorMixin, _Trained):
         """Train on X (N, features) and numbers y (N,)."""
         import torch
 
-        x, y = self._columns(X, y, fitting=True, numeric_y=True)
+        x, y = self._learn_columns(X, y, numeric_y=True)
         target = torch.from_numpy(np.asarray(y, dtype=np.float64)).float()
         self._train(x, target, "regression", (), None)
         return self
@@ -353,3 +378,28 @@ class Regressor(RegressorMixin, _Trained):
         seen = predict_from(self.goal_.loss.output, self._raw(X))
         scale = self.goal_.scale
         return (seen if scale is None else seen * scale.std + scale.mean).numpy()
+
+
+def _usual_lr(spec: Any) -> float:
+    """The optimizer's own default, the one that its spec names, or the refusal of an unknown optimizer."""
+    from fallline.optim import parse
+
+    preset, options = parse(str(spec))
+    return float(options.get("lr", preset.default_lr))
+
+
+def _as_polars(X: Any) -> Any:
+    """A pandas or polars DataFrame as polars, None for anything else."""
+    if not hasattr(X, "columns") or not hasattr(X, "dtypes"):
+        return None
+    import polars as pl
+
+    return X if isinstance(X, pl.DataFrame) else pl.DataFrame({str(name): X[name].to_list() for name in X.columns}, strict=False)
+
+
+def _mixed_frame(X: Any) -> Any:
+    """A DataFrame that holds more than numbers, or lacks some, as polars; None for anything that scikit-learn's way can read."""
+    frame = _as_polars(X)
+    if frame is None or not len(frame) or (all(dtype.is_numeric() for dtype in frame.dtypes) and not any(c.null_count() for c in frame)):
+        return None
+    return frame

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from fallline._core.errors import FalllineError
+from fallline._core.errors import FalllineError, must, refuse
 from fallline._core.number import Number
 from fallline.cli import options as o
 from fallline.cli.place import claimed, default_folder
-from fallline.cli.terminal import Voice, number
+from fallline.cli.terminal import Voice
 
 _ALL = "sgd,momentum,nesterov,adagrad,adadelta,rmsprop,adam,nadam,adamax"
 
@@ -23,13 +23,23 @@ def compare(
     scale: o.Scale = "zscore",
     model: o.Model = "mlp:128",
     loss: o.Loss = "auto",
+    class_weight: o.ClassWeight = None,
+    signed_labels: o.SignedLabels = False,
     optimizers: Annotated[str, o.text("names with commas between", o.DESCENT)] = _ALL,
     lrs: Annotated[str, o.text("auto finds one for each optimizer; or a list, as 0.1,0.01", o.DESCENT)] = "auto",
     batch_sizes: Annotated[str, o.text("a list, as 32,128,full", o.DESCENT)] = "32",
     epochs: o.Epochs = 10,
     schedule: o.Schedule = "constant",
+    clip_norm: o.ClipNorm = None,
+    weight_decay: o.WeightDecay = None,
+    dropout: o.Dropout = 0.0,
+    augment: o.Augment = None,
+    l1: o.L1 = 0.0,
+    l2: o.L2 = 0.0,
+    patience: o.Patience = None,
     seeds: Annotated[str, o.text("how many seeds, or a list, as 0,1,2", o.RUN)] = "3",
-    goal: Annotated[str, o.text("validation metric to reach, for the count of steps; auto takes it from the runs", o.RUN)] = "auto",
+    metric: Annotated[str, o.text("that ranks, on the validation rows; auto takes accuracy or r2", o.RUN)] = "auto",
+    goal: Annotated[str, o.text("value of the metric to count steps to; auto takes what the middle optimizer reaches", o.RUN)] = "auto",
     device: o.Device = "cpu",
     out: o.RunFolder = None,
     resume: o.Resume = None,
@@ -40,59 +50,91 @@ def compare(
     voice = Voice(quiet=quiet, as_json=json)
     if resume is None and data is None:
         raise FalllineError("there is nothing to compare on; name a file, a folder or a set, as in `fallline compare digits`.")
+    settings: dict[str, Any] = {
+        "optimizers": _names("optimizers", optimizers),
+        "lrs": "auto" if lrs == "auto" else [_number("lrs", item) for item in _names("lrs", lrs)],
+        "batch_sizes": [item if item == "full" else _whole("batch_sizes", item, 1) for item in _names("batch_sizes", batch_sizes)],
+        "seeds": _whole("seeds", seeds, 1) if "," not in seeds else [_whole("seeds", item, 0) for item in _names("seeds", seeds)],
+        "epochs": epochs,
+        "schedule": schedule,
+        "target": goal if goal == "auto" else _finite("goal", goal),
+        "metric": metric,
+        "loss": loss,
+        "class_weight": class_weight,
+        "signed_labels": signed_labels,
+        "clip_norm": clip_norm,
+        "weight_decay": weight_decay,
+        "dropout": dropout,
+        "augment": augment,
+        "l1": l1,
+        "l2": l2,
+        "patience": patience,
+        "device": device,
+    }
     from fallline.api.compare import compare as compare_settings
     from fallline.data import load
 
     if resume is not None:
-        return _finish(compare_settings(resume=resume), voice)
-    settings: dict[str, Any] = {
-        "optimizers": _names(optimizers),
-        "lrs": "auto" if lrs == "auto" else [_positive("lrs", item) for item in _names(lrs)],
-        "batch_sizes": [item if item == "full" else int(_positive("batch_sizes", item)) for item in _names(batch_sizes)],
-        "seeds": int(seeds) if seeds.isdigit() else [int(_positive("seeds", item, zero=True)) for item in _names(seeds)],
-        "epochs": epochs,
-        "schedule": schedule,
-        "target": goal,
-        "loss": loss,
-        "device": device,
-    }
+        return _finish(compare_settings(resume=resume, data=data, quiet=voice.quiet), voice)
     with claimed(Path(out) if out else default_folder(str(data))) as folder:
         loaded = load(data, target, seed=0, task=task, scale=scale)
         voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
         for note in loaded.notes:
             voice.say(f"  {note}")
-        return _finish(compare_settings(model, loaded, out=folder, **settings), voice)
+        return _finish(compare_settings(model, loaded, out=folder, quiet=voice.quiet, **settings), voice)
 
 
-def _names(text: str) -> list[str]:
-    """`"a, b"` as `["a", "b"]`."""
-    return [item.strip() for item in text.split(",") if item.strip()]
+def _names(option: str, text: str) -> list[str]:
+    """`"a, b"` as `["a", "b"]`; a comma inside the options of a name (`rmsprop:alpha=0.9,like=keras`) stays there."""
+    items: list[str] = []
+    for item in (part.strip() for part in text.split(",")):
+        if "=" in item and ":" not in item and items:
+            items[-1] += f",{item}"
+        elif item:
+            items.append(item)
+    must(bool(items), f"{option} is a list with commas between", repr(text))
+    return items
 
 
-def _positive(option: str, text: str, *, zero: bool = False) -> float:
-    """One number of a list."""
-    return Number(option, 0, open_low=not zero).check(text)  # type: ignore[arg-type]
+def _finite(option: str, text: str) -> float:
+    try:
+        return Number(option).check(float(text))
+    except ValueError:
+        refuse(f"{option} is a number or auto", repr(text))
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        refuse(f"each of {option} > 0", repr(text))
+    return Number(f"each of {option}", 0, open_low=True).check(value)
+
+
+def _whole(option: str, text: str, low: int) -> int:
+    if not text.strip().lstrip("+-").isdigit() or int(text) < low:
+        refuse(f"{option} >= {low}, whole numbers", repr(text))
+    return int(text)
 
 
 def _finish(study: Any, voice: Voice) -> int:
-    """The ranking in words, and where the page is."""
-    head = ["optimizer", "lr", "batch", "mean", "95 % interval", "seconds", "steps to target", "diverged"]
-    rows = [
-        [
-            str(row["optimizer"]),
-            number(row["lr"]),
-            str(row["batch_size"]),
-            number(row["mean"]),
-            f"{number(row['low'])} to {number(row['high'])}",
-            number(row["seconds"], 3),
-            number(row["steps_to_target"]),
-            str(row["diverged"]),
-        ]
-        for row in study.table
-    ]
-    voice.table(head, rows)
-    page = study.report()
+    """The ranking in words, where the page is, and how to go on; 1 where nothing could be ranked, 130 where it was interrupted."""
+    voice.say(study.text())
+    page = study.report() if study.table else None
     voice.say()
-    voice.say(f"report: {page}")
-    voice.json({"folder": str(study.folder), "report": str(page), "table": study.table})
-    return 0
+    if study.status == "interrupted":
+        voice.say(f"interrupted; what is whole is saved, go on with: fallline compare --resume {study.folder}")
+    voice.say(f"folder: {study.folder}")
+    if page is not None:
+        voice.say(f"report: {page}")
+    voice.json(
+        {
+            "status": study.status,
+            "headline": study.headline,
+            "folder": str(study.folder),
+            "report": None if page is None else str(page),
+            "target": study.target,
+            "table": study.table,
+        }
+    )
+    return 130 if study.status == "interrupted" else 0 if study.table else 1

@@ -28,16 +28,29 @@ def default_folder(data: str, root: str = "runs") -> Path:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
-    """A new folder for a command: refused where something lies in it, removed again where the command fails before a checkpoint."""
+    """A new folder for a command: refused where something lies in it, removed again where the command fails before it measured."""
     if folder.is_dir() and any(folder.iterdir()):
         raise FalllineError(f"'{folder}' is not empty; choose another folder with --out, or go on with --resume {folder}.")
     created = _missing(folder)
     try:
         yield folder
-    except BaseException:  # an interruption included: without a checkpoint there is nothing to go on with
-        if not (folder / "checkpoint.safetensors").exists():
+    except BaseException:  # an interruption included: without a record there is nothing to go on with
+        if not _worth_keeping(folder):
             _remove(folder, created)
         raise
+
+
+def _worth_keeping(folder: Path) -> bool:
+    """Whether anything was measured: then there is something to look at and to go on with."""
+    import sqlite3
+
+    if not (folder / "record.sqlite").exists():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(folder / "record.sqlite")) as record:
+            return record.execute("SELECT 1 FROM scalars LIMIT 1").fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def _missing(folder: Path) -> list[Path]:
@@ -51,8 +64,12 @@ def _missing(folder: Path) -> list[Path]:
 
 
 def _remove(folder: Path, created: list[Path]) -> None:
+    """Put the place back as it was: the folder gone, or empty where it had been there."""
     if folder in created:
         shutil.rmtree(folder, ignore_errors=True)
-    for parent in created[1:]:
-        with contextlib.suppress(OSError):
-            parent.rmdir()  # only where it is empty
+        for parent in created[1:]:
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # only where it is empty
+        return
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
