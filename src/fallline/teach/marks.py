@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fallline.teach.digits import number
 from fallline.teach.steps import Mark, Step
 
 VANISHED, EXPLODED = 1e-3, 1e3
@@ -77,7 +78,7 @@ def judge(steps: list[Step], top: Tensor) -> Verdict:
         return Verdict(
             "none",
             ratio,
-            f"The delta reaches the first weights at {ratio:.3g} times its size at the output: neither vanishing nor exploding.",
+            f"The delta reaches the first weights at {number(ratio)} times its size at the output: neither vanishing nor exploding.",
         )
     sign = -1.0 if problem == "vanishing" else 1.0
     pushes: dict[str, float] = {}
@@ -86,7 +87,7 @@ def judge(steps: list[Step], top: Tensor) -> Verdict:
             pushes[_who(step)] = pushes.get(_who(step), 0.0) + sign * math.log(step.gain)
     total = sum(p for p in pushes.values() if p > 0)
     if total <= 0:
-        return Verdict(problem, ratio, f"The gradient is {problem}: {ratio:.3g} times, in code between the modules.")
+        return Verdict(problem, ratio, f"The gradient is {problem}: {number(ratio)} times, in code between the modules.")
     chief = max(pushes, key=lambda k: pushes[k])
     marked = [s for s in chain if _who(s) == chief and (s.gain < SHRANK if sign < 0 else s.gain > GREW)]
     if not marked:
@@ -94,13 +95,14 @@ def judge(steps: list[Step], top: Tensor) -> Verdict:
     verb = "shrank" if sign < 0 else "grew"
     for step in marked:
         share = sign * math.log(step.gain) / total
-        times = f"to {step.gain:.3g} of its size" if sign < 0 else f"{step.gain:.3g} times"
+        times = f"to {number(step.gain)} of its size" if sign < 0 else f"{number(step.gain)} times"
         step.mark = Mark(
             problem, chief, step.gain, share, f"{chief} {verb} the delta {times}: {share:.0%} of the {verb[:-3] if sign < 0 else 'growth'}"
         )
+    of = "of" if sign < 0 else "times"
     plural = "s" if len(marked) != 1 else ""
     say = (
-        f"{problem.capitalize()} gradient: from the output to the first weights the delta {verb} to {ratio:.3g} times its size. "
+        f"{problem.capitalize()} gradient: from the output to the first weights the delta {verb} to {number(ratio)} {of} its size. "
         f"{chief.replace('the ', 'The ', 1)} did {pushes[chief] / total:.0%} of it, over {len(marked)} layer{plural}."
     )
     return Verdict(problem, ratio, say)

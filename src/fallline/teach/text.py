@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fallline.teach.digits import number
 from fallline.teach.marks import THRESHOLDS, size
 from fallline.teach.naming import delta_name, weight_name
 from fallline.teach.steps import Factor, Step
@@ -13,16 +14,6 @@ if TYPE_CHECKING:
     from fallline.teach.backprop import Trace
 
 SHOWN = 3
-
-
-def number(value: float) -> str:
-    """Four significant digits with a true minus sign, exponents only where they are needed.
-
-    >>> number(-0.0455741), number(1.0), number(1.5e-9), number(0.0)
-    ('−0.04557', '1', '1.5e−09', '0')
-    """
-    value = value + 0.0
-    return f"{value:.4g}".replace("-", "−")
 
 
 def product(factor: Factor, row: tuple[float, ...]) -> str:
@@ -54,16 +45,26 @@ def zero(factor: Factor) -> str:
 def brief(tensor: Tensor) -> str:
     """A large tensor in one line: its shape, norm and range."""
     form = "×".join(str(n) for n in tensor.shape)
+    if tensor.numel() == 1:
+        return number(float(tensor.reshape(-1)[0]))
     if tensor.numel() <= 4:
         return "[" + ", ".join(number(float(v)) for v in tensor.flatten()) + "]"
     low, high = float(tensor.min()), float(tensor.max())
-    return f"{form}  norm {number(size(tensor))}  from {number(low)} to {number(high)}"
+    return f"{form}, norm {number(size(tensor))}, from {number(low)} to {number(high)}"
 
 
 def per_example(tensor: Tensor, column: int) -> str:
     """One value of a small network, for each example."""
     values = [number(float(v)) for v in tensor[:, column]]
     return values[0] if len(values) == 1 else "[" + ", ".join(values[:6]) + (", …]" if len(values) > 6 else "]")
+
+
+def applied(step: Step, unit: int) -> str:
+    """The activation of one unit in symbols: `σ(z3)`; where a unit sees all of its row, the row and which entry of it."""
+    name = step.symbol.rstrip("′")
+    if step.local is not None and step.local.shape == step.input.shape:
+        return f"{name}({step.names_in[unit]})"
+    return f"entry {unit + 1} of {name}({', '.join(step.names_in)})"
 
 
 def weighted_sum(step: Step, unit: int) -> tuple[str, str]:
@@ -99,8 +100,7 @@ def _forward(trace: "Trace") -> list[str]:
                     symbols, numbers = weighted_sum(step, i)
                     rows.append((name, f"= {symbols}", *((f"= {numbers}",) if trace.examples == 1 else ()), f"= {value}"))
                 elif step.family == "activation":
-                    inner = step.names_in[i] if len(step.names_in) == len(step.names_out) else "…"
-                    rows.append((name, f"= {step.symbol.rstrip('′')}({inner})", f"= {value}"))
+                    rows.append((name, f"= {applied(step, i)}", f"= {value}"))
                 elif step.family == "norm":
                     rows.append((name, f"= γ ({step.names_in[i]} − mean)/√(var + ε) + β", f"= {value}"))
             lines += table(rows) or ["    values pass on unchanged"]
