@@ -1,0 +1,5 @@
+"""Networks to start from: linear, mlp, cnn, or one of your own."""
+
+from fallline.models.build import MODELS as MODELS
+from fallline.models.build import build as build
+from fallline.models.check import check_output as check_output
