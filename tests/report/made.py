@@ -161,10 +161,17 @@ def regression_record(rows: int = 400) -> record.Reader:
     predicted = [t + wobble(i) * 2 for i, t in enumerate(true)]
     told = info(
         metrics={s: {"loss": 0.2, "r2": 0.78, "mae": 0.63, "rmse": 0.71} for s in ("train", "validation", "test")},
-        best_epoch=10, epochs_done=10, steps=400, seconds=65.0, predictions={"split": "test", "true": true, "predicted": predicted},
+        best_epoch=10,
+        epochs_done=10,
+        steps=400,
+        seconds=65.0,
+        predictions={"split": "test", "true": true, "predicted": predicted},
     )
     told["data"] |= {"name": "houses", "task": "regression", "target": "price", "classes": [], "input_shape": [8]}
-    told["data"]["summary"] = {"rows": {"train": 2000, "validation": 400, "test": rows}, "target_quantiles": {"5 %": 2.1, "50 %": 9.7, "95 %": 17.9}}
+    told["data"]["summary"] = {
+        "rows": {"train": 2000, "validation": 400, "test": rows},
+        "target_quantiles": {"5 %": 2.1, "50 %": 9.7, "95 %": 17.9},
+    }
     told["model"]["layers"] = ["Sequential(", "  (0): Linear(in_features=8, out_features=64, bias=True)", "  (1): ReLU()", ")"]
     w.info.update(told)
     for e in range(11):

@@ -18,16 +18,16 @@ class Slot(NamedTuple):
 SLOTS = (
     Slot("#6e7781", "#a3adb8", "solid"),
     Slot("#b07500", "#e0a83a", "solid"),
-    Slot("#cf4a12", "#f58b5a", "dash"),
-    Slot("#0a8a6c", "#3fc9a4", "solid"),
+    Slot("#cf4a12", "#f58b5a", "dashdot"),
+    Slot("#0a8a6c", "#3fc9a4", "dash"),
     Slot("#5c8f22", "#a3cf62", "dash"),
-    Slot("#0b87c9", "#5bb8f0", "dashdot"),
+    Slot("#0b87c9", "#5bb8f0", "solid"),
     Slot("#3346c4", "#8f9dff", "solid"),
-    Slot("#9337b0", "#d48ceb", "dash"),
+    Slot("#9337b0", "#d48ceb", "dot"),
     Slot("#c42878", "#f582b8", "dot"),
-    Slot("#0b6f80", "#52c3d3", "dot"),
-    Slot("#85572a", "#cb9d6c", "dashdot"),
-    Slot("#1f2937", "#e8ebef", "dashdot"),
+    Slot("#0b6f80", "#52c3d3", "dashdot"),
+    Slot("#85572a", "#cb9d6c", "dash"),
+    Slot("#1f2937", "#e8ebef", "dash"),
 )
 _HOME = {
     "sgd": 0, "momentum": 1, "nesterov": 2, "adagrad": 3, "adadelta": 4, "rmsprop": 5, "adam": 6, "nadam": 7, "adamax": 8, "adamw": 9,
@@ -109,7 +109,7 @@ def assign(series: Iterable[str]) -> dict[str, str]:
 def dash(token: str) -> str:
     """The dash of a colour token.
 
-    >>> dash("s2"), dash("train")
+    >>> dash("s3"), dash("train")
     ('dash', 'solid')
     """
     return SLOTS[int(token[1:])].dash if token[:1] == "s" and token[1:].isdigit() else "solid"
