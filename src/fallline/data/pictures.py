@@ -35,8 +35,8 @@ class Pictures:
         elif scale == "zscore":
             n = pictures[:, 0].size
             blocks = [pictures[i : i + _BLOCK].astype(np.float64) for i in range(0, len(pictures), _BLOCK)]
-            center = sum(b.sum((0, 2, 3)) for b in blocks) / n
-            spread = np.sqrt(sum(((b - center[:, None, None]) ** 2).sum((0, 2, 3)) for b in blocks) / n)
+            center = np.sum([b.sum((0, 2, 3)) for b in blocks], axis=0) / n
+            spread = np.sqrt(np.sum([((b - center[:, None, None]) ** 2).sum((0, 2, 3)) for b in blocks], axis=0) / n)
         elif scale == "minmax":
             center = pictures.min((0, 2, 3)).astype(np.float64)
             spread = pictures.max((0, 2, 3)).astype(np.float64) - center
@@ -57,16 +57,13 @@ class Pictures:
     def transform(self, pictures: np.ndarray) -> Tensor:
         """float32 of shape (N, C, H, W)."""
         if tuple(pictures.shape[1:]) != self.size:
-            raise FalllineError(
-                f"the model was trained on pictures of {_say(self.size)}, but these are of {_say(tuple(pictures.shape[1:]))} (channels x height x width)."
-            )
+            wanted, got = _say(self.size), _say(tuple(pictures.shape[1:]))
+            raise FalllineError(f"the model was trained on pictures of {wanted} (channels x height x width), but these are of {got}.")
         center = torch.tensor(self.center, dtype=torch.float32)[:, None, None]
         scale = 1 / torch.tensor(self.spread, dtype=torch.float32)[:, None, None]
-        return (
-            torch.from_numpy(np.ascontiguousarray(pictures)).to(torch.float32).sub_(center).mul_(scale)
-            if pictures.dtype != np.float32
-            else ((torch.from_numpy(np.ascontiguousarray(pictures)) - center).mul_(scale))
-        )
+        out = torch.empty(pictures.shape, dtype=torch.float32)
+        out.numpy()[...] = pictures
+        return out.sub_(center).mul_(scale)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for `from_json`."""

@@ -83,7 +83,8 @@ def _by_position(raw: Raw, prepare: Table) -> pl.DataFrame:
         raise FalllineError(f"the model was trained on {len(wanted)} features, but the data has {frame.width}.")
     if raw.plain and not prepare.plain:
         raise FalllineError(
-            f"the model was trained on named columns ({', '.join(wanted[:6])}{', ...' if len(wanted) > 6 else ''}); give a DataFrame or a file that has them."
+            f"the model was trained on named columns ({', '.join(wanted[:6])}{', ...' if len(wanted) > 6 else ''}); "
+            "give a DataFrame or a file that has them."
         )
     return frame
 
@@ -91,7 +92,6 @@ def _by_position(raw: Raw, prepare: Table) -> pl.DataFrame:
 def _unflatten(raw: Raw, prepare: Pictures) -> np.ndarray:
     frame: pl.DataFrame = raw.x
     if not raw.plain or frame.width != int(np.prod(prepare.size)):
-        raise FalllineError(
-            f"the model was trained on pictures of {' x '.join(map(str, prepare.size))}, but {raw.name} is a table of {frame.width} columns."
-        )
+        size = " x ".join(map(str, prepare.size))
+        raise FalllineError(f"the model was trained on pictures of {size}, but {raw.name} is a table of {frame.width} columns.")
     return frame.to_numpy().astype(np.float32).reshape(-1, *prepare.size)

@@ -39,10 +39,8 @@ def split_rows(
     wanted = {"test": test if "test" not in parts else 0.0, "validation": validation if "validation" not in parts else 0.0}
     least = 1 + sum(share > 0 for share in wanted.values())
     if len(left) < max(least, 2):
-        raise FalllineError(
-            f"the data has {len(left)} row(s), too few to train{', validate' if wanted['validation'] else ''}{' and test' if wanted['test'] else ''}; "
-            "give more rows, or set validation=0 and test=0."
-        )
+        use = ", ".join(["train", *("validate" for _ in range(wanted["validation"] > 0)), *("test" for _ in range(wanted["test"] > 0))])
+        raise FalllineError(f"the data has {len(left)} row(s), too few to {use}; give more rows, or set validation=0 and test=0.")
     total = len(left)
     for name, share in wanted.items():
         count = min(max(1, round(total * share)), len(left) - 1) if share > 0 else 0
@@ -55,7 +53,7 @@ def split_rows(
 
 
 def draw(rows: np.ndarray, labels: np.ndarray | None, count: int, seed: int) -> np.ndarray:
-    """`count` of `rows`, sorted; with `labels`, each class gives its share (largest remainders), and keeps at least one row where it can."""
+    """`count` of `rows`, sorted; with `labels`, each class gives its share, and keeps a row where it can."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(rows), generator=generator).numpy()
     if labels is None or count == 0:

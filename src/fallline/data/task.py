@@ -54,10 +54,8 @@ def find_goal(y: "pl.Series | np.ndarray", target: str, *, task: str | None, nam
     chosen = task or found
     if chosen == "regression":
         return _regression(series, target, kinds, said=task is not None)
-    _refuse_classes(series, target, kinds, chosen, said=task is not None)
+    _refuse_classes(series, target, kinds, chosen)
     raw = tuple(_plain(v) for v in kinds.to_list())
-    if chosen == "binary" and number and set(raw) == {-1, 1}:
-        raw = (-1, 1)
     index = {value: i for i, value in enumerate(kinds.to_list())}
     labels = torch.tensor([index[v] for v in series.to_list()], dtype=torch.int64) if not number else _by_number(series, kinds)
     classes = tuple(str((names or {}).get(v, _show(v) if not isinstance(v, str) else v)) for v in raw)
@@ -123,8 +121,9 @@ def encode(y: "pl.Series | np.ndarray", target: str, task: str, raw_labels: tupl
     found = [index.get(v, index.get(_show(v), -1)) for v in series.to_list()]
     if -1 in found:
         row = found.index(-1)
+        known = ", ".join(_show(v) for v in raw_labels[:20])
         raise FalllineError(
-            f"the target '{target}' holds {_show(series[row])} in row {row}, which is none of the classes {[_show(v) for v in raw_labels][:20]} that the model knows."
+            f"the target '{target}' holds {_show(series[row])} in row {row}, which is none of the model's classes ({known})."
         )
     return torch.tensor(found, dtype=torch.int64)
 
@@ -170,7 +169,8 @@ def _refuse_gaps(series: pl.Series, target: str) -> None:
         raise FalllineError(f"the target '{target}' is missing in all {n} rows.")
     if count:
         raise FalllineError(
-            f"the target '{target}' is missing in {count} of {n} rows, the first is row {int(gaps.arg_true()[0])}; leave these rows out, or fill them in."
+            f"the target '{target}' is missing (empty or NaN) in {count} of {n} rows, the first is row {int(gaps.arg_true()[0])}; "
+            "leave these rows out, or fill them in."
         )
     if series.dtype.is_float():
         infinite = series.is_infinite()
@@ -181,7 +181,7 @@ def _refuse_gaps(series: pl.Series, target: str) -> None:
             )
 
 
-def _refuse_classes(series: pl.Series, target: str, kinds: pl.Series, task: str, *, said: bool) -> None:
+def _refuse_classes(series: pl.Series, target: str, kinds: pl.Series, task: str) -> None:
     n, k = len(series), len(kinds)
     if series.dtype.is_float():
         fractions = (series != series.round(0)).arg_true()
@@ -191,13 +191,11 @@ def _refuse_classes(series: pl.Series, target: str, kinds: pl.Series, task: str,
                 f"task='{task}' needs class labels, but '{target}' holds fractions ({series[row]:g} in row {row}); use task='regression'."
             )
     if task == "binary" and k != 2:
-        raise FalllineError(
-            f"task='binary' needs 2 classes, but '{target}' holds {k} ({', '.join(_show(v) for v in kinds.head(6))}); use task='multiclass'."
-        )
+        shown = ", ".join(_show(v) for v in kinds.head(6))
+        raise FalllineError(f"task='binary' needs 2 classes, but '{target}' holds {k} ({shown}); use task='multiclass'.")
     if k > 0.5 * n and k > 2 and (n >= 12 or k == n):
         more = "is it an identifier? Choose another target" + (", or use task='regression'" if series.dtype.is_numeric() else "")
         raise FalllineError(f"the target '{target}' holds {k} classes in {n} rows, more than half the rows: {more}.")
-    del said
 
 
 def _by_number(series: pl.Series, kinds: pl.Series) -> Tensor:

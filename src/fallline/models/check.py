@@ -23,7 +23,7 @@ def check_output(model: nn.Module, x_batch: Tensor, outputs: int) -> None:
     >>> check_output(nn.Linear(4, 2), torch.zeros(3, 4), 3)
     Traceback (most recent call last):
         ...
-    fallline._core.errors.FalllineError: the model must give an output of shape (3, 3) for 3 rows, but it gave (3, 2); make its last layer 3 wide.
+    fallline._core.errors.FalllineError: the model must give shape (3, 3) for 3 rows, but it gave (3, 2); make its last layer 3 wide.
     """
     refuse_zeros(model)
     modes = [(module, module.training) for module in model.modules()]
@@ -43,9 +43,8 @@ def check_output(model: nn.Module, x_batch: Tensor, outputs: int) -> None:
     rows = len(x_batch)
     shape = tuple(found.shape)
     if shape != (rows, outputs) and not (outputs == 1 and shape == (rows,)):
-        raise FalllineError(
-            f"the model must give an output of shape ({rows}, {outputs}) for {rows} rows, but it gave {shape}; make its last layer {outputs} wide."
-        )
+        wanted = f"({rows}, {outputs})"
+        raise FalllineError(f"the model must give shape {wanted} for {rows} rows, but it gave {shape}; make its last layer {outputs} wide.")
     if not found.is_floating_point():
         raise FalllineError(f"the model must give floating numbers, but it gave {found.dtype}; leave argmax and rounding to fallline.")
     if not bool(found.isfinite().all()):

@@ -32,7 +32,7 @@ class Boolean:
 
     def encode(self, series: pl.Series) -> np.ndarray:
         """float32 of shape (rows, features)."""
-        if series.dtype == pl.Boolean or series.dtype == pl.Null:
+        if series.dtype in (pl.Boolean, pl.Null):
             values = series.cast(pl.Float64)
         else:
             text = series.cast(pl.String).str.strip_chars().str.to_lowercase()

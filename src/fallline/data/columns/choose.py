@@ -58,7 +58,7 @@ def _of_text(series: pl.Series, there: pl.Series, distinct: int, scale: str) -> 
     wordy = isinstance(spaced, float) and spaced > 0.5
     if distinct == len(there) > 10 and not wordy:
         return "an identifier (a different value in each row)"
-    if distinct > 0.5 * len(there) and len(there) > 10 or (distinct > MOST and wordy):
+    if (distinct > 0.5 * len(there) and len(there) > 10) or (distinct > MOST and wordy):
         found = Text.fit(series, scale=scale)
         return found if found.words or found.flag else "nearly every row differs, and no word occurs often enough to learn from"
     return Category.fit(series, scale=scale)
@@ -69,5 +69,5 @@ def _counts_rows(there: pl.Series, distinct: int, name: str) -> bool:
     if distinct < len(there) or len(there) < 3:
         return False
     low, high = int(there.min()), int(there.max())  # pyright: ignore[reportArgumentType]
-    counts = 0 <= low and high <= 2 * len(there) and len(there) >= 20
+    counts = low >= 0 and high <= 2 * len(there) and len(there) >= 20
     return counts or bool(_ID_NAME.search(name.strip()) or _ID_SUFFIX.search(name))

@@ -112,5 +112,6 @@ def refuse_gaps(array: np.ndarray, what: str, kind: str) -> None:
     bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
     if bad.any():
         raise FalllineError(
-            f"{what} holds NaN or infinity in {int(bad.sum())} of {len(array)} {kind}, the first in row {int(bad.argmax())}; repair or remove them."
+            f"{what} holds NaN or infinity in {int(bad.sum())} of {len(array)} {kind}, the first in row {int(bad.argmax())}; "
+            "repair or remove them."
         )

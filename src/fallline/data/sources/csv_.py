@@ -93,7 +93,8 @@ def _check_header(text: str, separator: str, source: Path) -> None:
     header = next(csv.reader(io.StringIO(text), delimiter=separator), [])
     if len(header) > 1 and all(_is_number(cell) for cell in header):
         raise FalllineError(
-            f"'{source}' seems to have no header: its first line holds only numbers ({', '.join(header[:4])}, ...); add a line with column names."
+            f"'{source}' seems to have no header: its first line holds only numbers ({', '.join(header[:4])}, ...); "
+            "add a line with column names."
         )
 
 
@@ -108,7 +109,8 @@ def _check_widths(text: str, separator: str, source: Path) -> None:
         for _, row in zip(range(_CHECKED), reader, strict=False):
             if len(row) != width and row:
                 raise FalllineError(
-                    f"'{source}' is broken in line {reader.line_num}: it has {len(row)} field(s), but the header has {width} (separator {_say(separator)})."
+                    f"'{source}' is broken in line {reader.line_num}: it has {len(row)} field(s), but the header has {width} "
+                    f"(they are separated by {_say(separator)})."
                 )
     except csv.Error as error:
         raise FalllineError(f"'{source}' is broken in line {reader.line_num}: {error}.") from error

@@ -1,5 +1,6 @@
 """Which reader a source wants: a name, a path, a DataFrame, a pair, a DataLoader, or splits of these."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def read_source(source: Any, target: str | None, folder: "str | os.PathLike[str]
     if not labelled:
         return read_pair(source, None)
     raise FalllineError(
-        f"data must be the name of a set, a path, a DataFrame, a pair (X, y), a DataLoader or a dictionary of splits, but got {type(source).__name__}; "
+        f"data must be the name of a set, a path, a DataFrame, a pair (X, y), a DataLoader or a dictionary of splits, "
+        f"but got {type(source).__name__}; "
         f"named sets: {', '.join(NAMED)}."
     )
 
@@ -125,8 +127,9 @@ def _take_target(raw: Raw, target: str | None, labelled: bool) -> Raw:
         close = [by_lower[c] for c in nearest(name, by_lower)] or close
         hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
         raise FalllineError(f"{raw.name} has no column '{name}'; {hint}The columns are {', '.join(frame.columns[:30])}.")
-    return Raw(raw.name, "table", frame.drop(name), frame[name], name, raw.class_names if name == raw.target else {}, raw.task if name == raw.target else None,
-               raw.assigned, raw.notes, raw.recipe, raw.plain, frame)  # fmt: skip
+    usual = name == raw.target
+    names, task = (raw.class_names, raw.task) if usual else ({}, None)
+    return dataclasses.replace(raw, x=frame.drop(name), y=frame[name], target=name, class_names=names, task=task, table=frame)
 
 
 def _swap(raw: Raw, target: str) -> Raw:

@@ -86,7 +86,7 @@ def read_pictures(files: list[Path], size: tuple[int, int, int] | None, notes: l
     return out
 
 
-def _flat(picture):  # noqa: ANN001, ANN202
+def _flat(picture):
     """Transparent pictures on white; deep grey ones in 8 bits."""
     from PIL import Image
 

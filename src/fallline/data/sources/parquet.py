@@ -15,7 +15,7 @@ def read_parquet(path: "str | os.PathLike[str]") -> pl.DataFrame:
     Raises:
         FalllineError: no such file, or it is no Parquet.
     """
-    with told("read", path):
+    with told("read", Path(path)):
         content = Path(path).read_bytes()
     if content[:4] != b"PAR1" or content[-4:] != b"PAR1":
         raise FalllineError(f"'{path}' is not a Parquet file, or it was cut short.")
