@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fallline._core.errors import must, refuse
+from fallline.losses._checks import at
 from fallline.losses._fields import Option, choice, flag, number, vector, whole
 from fallline.losses._tracing import readable
 
 Reduction = Literal["mean", "sum", "none"]
+_QUANTITIES = frozenset({"real", "above_minus_one", "count", "nonnegative"})
 _NARROW = (torch.float16, torch.bfloat16)
 
 
@@ -113,7 +115,7 @@ class Loss(nn.Module):
 
         Input (N, ...) and target as `forward` takes them; an empty batch is the caller's business.
         """
-        return self.values(wide(input), target).mean()
+        return self.values(wide(input), wide(target)).mean()
 
     def prepare(self, labels: Tensor) -> Tensor:
         """Targets as `quick` takes them, from class indices 0..C-1 (or numbers, for regression)."""
@@ -162,7 +164,8 @@ class Loss(nn.Module):
         """Check a whole column of targets once, before training; raises FalllineError with what to use instead."""
         if target.is_floating_point() and target.numel():
             bad = torch.nonzero(~torch.isfinite(target.flatten()))
-            must(not len(bad), "every target is a finite number", _at(target, bad), "remove or repair those rows", where=self.name)
+            if len(bad):
+                refuse("every target is a finite number", at(target, bad), "remove or repair those rows", where=self.name)
         self.check_targets(target, n_classes)
 
     @override
@@ -182,7 +185,7 @@ class Loss(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         must(input.is_floating_point(), "the input is floating point", input.dtype, "give the model's raw output", where=self.name)
         input = wide(input)
-        if target.is_floating_point():
+        if target.is_floating_point() or self.target_kind in _QUANTITIES:
             target = target.to(input.dtype)
         shape = self.shape(input, target)
         keep = self.kept(input, target)
@@ -196,7 +199,7 @@ class Loss(nn.Module):
         if keep is not None:
             input, target = self.blank(input, target, keep)
         if self.validate and readable(input, target, sample_weight):
-            self.check_values(input, target)
+            self.check_values(input.detach(), target.detach())
             if sample_weight is not None and sample_weight.numel():
                 must(bool((sample_weight >= 0).all()), "every sample_weight >= 0", f"{float(sample_weight.min()):g}", where=self.name)
         values = self.values(input, target)
@@ -236,11 +239,6 @@ Loss.options = _declared(Loss)
 
 def _both(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else a & b
-
-
-def _at(target: Tensor, bad: Tensor) -> str:
-    row = int(bad[0])
-    return f"{target.flatten()[row].item():g} in row {row} ({len(bad)} such)"
 
 
 def spread(weight: Tensor, shape: torch.Size, what: str, where: str) -> Tensor:

@@ -68,7 +68,7 @@ def build(spec: str, **options: object) -> Loss:
     >>> build("huber:delta=2").delta
     2.0
     """
-    name, _, tail = spec.strip().partition(":")
+    name, _, tail = (part.strip() for part in spec.partition(":"))
     cls = lookup("loss", name, LOSSES)
     found: dict[str, object] = {}
     for part in filter(None, (p.strip() for p in tail.split(","))):

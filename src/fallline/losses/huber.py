@@ -35,4 +35,4 @@ class Huber(Regression):
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
-        return F.huber_loss(wide(input), target, delta=self.delta)
+        return F.huber_loss(wide(input), wide(target), delta=self.delta)

@@ -31,4 +31,4 @@ class MAE(Regression):
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
-        return F.l1_loss(wide(input), target)
+        return F.l1_loss(wide(input), wide(target))

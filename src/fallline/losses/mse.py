@@ -33,4 +33,4 @@ class MSE(Regression):
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(wide(input), target)
+        return F.mse_loss(wide(input), wide(target))

@@ -38,7 +38,7 @@ class MSLE(Regression):
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
         """The mean; the one check kept is that every prediction is above -1, as the alternative is NaN."""
-        input = wide(input)
+        input, target = wide(input), wide(target)
         if readable(input):
             above_minus_one(input, "prediction", self.name, _OUTPUT)
         return self.values(input, target).mean()

@@ -46,8 +46,8 @@ class PoissonNLL(Regression):
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
         if self.full:
-            return self.values(wide(input), target).mean()
-        return F.poisson_nll_loss(wide(input), target, log_input=self.input_from == "log_rate")
+            return self.values(wide(input), wide(target)).mean()
+        return F.poisson_nll_loss(wide(input), wide(target), log_input=self.input_from == "log_rate")
 
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:

@@ -35,4 +35,4 @@ class SmoothL1(Regression):
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
-        return F.smooth_l1_loss(wide(input), target, beta=self.beta)
+        return F.smooth_l1_loss(wide(input), wide(target), beta=self.beta)
