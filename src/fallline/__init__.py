@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fallline._core.errors import FalllineWarning as FalllineWarning
     from fallline.api.compare import Study as Study
     from fallline.api.compare import compare as compare
+    from fallline.api.explain import explain as explain
     from fallline.api.fit import Run as Run
     from fallline.api.fit import fit as fit
     from fallline.api.fit import load_run as load_run
@@ -31,6 +32,7 @@ _HOME = {
     "FalllineWarning": "fallline._core.errors",
     "Study": "fallline.api.compare",
     "compare": "fallline.api.compare",
+    "explain": "fallline.api.explain",
     "Run": "fallline.api.fit",
     "fit": "fallline.api.fit",
     "load_run": "fallline.api.fit",

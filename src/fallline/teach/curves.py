@@ -1,0 +1,200 @@
+"""The picture of a concept as plain numbers, to be drawn by matplotlib (a file) or as SVG (a page).
+
+activation: value and slope          loss: value and slope against the output, for a fixed target          schedule: rate against step
+optimizer: its path down an oblong bowl          penalty: price and slope of one weight
+"""
+
+from collections.abc import Callable
+from math import isfinite
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fallline._core.errors import FalllineError
+from fallline.teach.concepts import names
+
+POINTS = 401
+
+
+class Line(NamedTuple):
+    """One curve; `role`: "value", "slope", "second" and "second slope" (of a further function), "faint" (a contour), "path"."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+    role: str
+
+
+class Curves(NamedTuple):
+    """A picture: its title, what the axes are, its lines; `square` where both axes have one scale."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: list[Line]
+    square: bool = False
+
+
+def _line(name: str, x: Tensor, y: Tensor, role: str) -> Line:
+    return Line(name, x.tolist(), y.detach().tolist(), role)
+
+
+def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The derivative of a function that gives one number for each number."""
+    with torch.enable_grad():
+        at = x.clone().requires_grad_()
+        return torch.autograd.grad(function(at).sum(), at)[0]
+
+
+def _pair(
+    shown: str, function: Callable[[Tensor], Tensor], low: float, high: float, value: str = "value", slope: str = "slope"
+) -> list[Line]:
+    x = torch.linspace(low, high, POINTS, dtype=torch.float64)
+    return [_line(f"{value}{shown}", x, function(x), "value"), _line(f"{slope}{shown}", x, _slope(function, x), "slope")]
+
+
+def _activation(name: str) -> Curves:
+    from fallline.activations import ACTIVATIONS
+
+    found = ACTIVATIONS[name]
+    x = torch.linspace(-5, 5, POINTS, dtype=torch.float64)
+    zero = torch.zeros_like(x)
+    if name == "softmax":
+        lines = _pair(" of entry 1 of softmax(x, 0)", lambda v: found.value(torch.stack([v, torch.zeros_like(v)], -1))[:, 0], -5, 5)
+    elif name == "maxout":
+        lines = _pair(" of maxout(x, −x/2)", lambda v: found.value(torch.stack([v, -v / 2], -1))[:, 0], -5, 5)
+    elif name == "crelu":
+        value, slope = found.value(x[:, None]), found.derivative(x[:, None])
+        lines = [_line("first value", x, value[:, 0], "value"), _line("second value", x, value[:, 1], "second")]
+        lines += [_line("first slope", x, slope[:, 0], "slope"), _line("second slope", x, slope[:, 1], "second slope")]
+    else:
+        lines = [_line("value", x, found.value(x) + zero, "value"), _line("slope", x, found.derivative(x) + zero, "slope")]
+    return Curves(f"{name}: value and slope", "x", "", lines)
+
+
+def _columns(x: Tensor, width: int) -> Tensor:
+    """Scores (N, width) whose first column is x and the rest 0."""
+    return torch.cat([x[:, None], torch.zeros(len(x), width - 1, dtype=x.dtype)], 1)
+
+
+def _loss(name: str) -> Curves:
+    from fallline.losses import build
+
+    loss = build(name)
+    kind, each = loss.target_kind, loss.per_example
+
+    def at(make_input: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def value(x: Tensor) -> Tensor:
+            given = make_input(x)
+            return each(given, target(x)).reshape(len(x), -1).sum(1)
+
+        return value
+
+    def flat(x: Tensor) -> Tensor:
+        return x
+
+    full = torch.full_like
+    title = f"{name}: what one example costs"
+    if name == "gaussian_nll" or loss.output == "mean_and_variance":
+        ahead = at(lambda x: torch.stack([x, torch.zeros_like(x) + 1.0], -1), torch.zeros_like)
+        return Curves(title, "mean predicted, target 0, second output 1", "", _pair("", ahead, -3, 3))
+    if kind in {"above_minus_one", "count", "nonnegative"}:
+        low = -0.9 if kind == "above_minus_one" else -2.0
+        return Curves(title, "output, target 2", "", _pair("", at(flat, lambda x: full(x, 2.0)), low, 5))
+    if kind == "real":
+        return Curves(title, "output − target", "", _pair("", at(flat, torch.zeros_like), -3, 3))
+    if kind == "binary":
+        low, high = (0.01, 0.99) if loss.output == "probability" else (-6.0, 6.0)
+        one, nil = at(flat, torch.ones_like), at(flat, torch.zeros_like)
+        lines = _pair(", label 1", one, low, high)
+        second = _pair(", label 0", nil, low, high)
+        return Curves(title, loss.output, "", [*lines, second[0]._replace(role="second"), second[1]._replace(role="second slope")])
+    if kind == "signed":
+        return Curves(title, "score × label", "", _pair("", at(flat, torch.ones_like), -3, 3))
+    if kind == "index":
+        right = at(lambda x: _columns(x, 2), lambda x: torch.zeros(len(x), dtype=torch.int64))
+        return Curves(title, "score of the true class over the other", "", _pair("", right, -6, 6))
+    if kind == "distribution":
+        target = torch.tensor([0.7, 0.3], dtype=torch.float64)
+        right = at(lambda x: _columns(x, 2), lambda x: target.expand(len(x), 2))
+        return Curves(title, "score of the first class over the other, target 0.7 and 0.3", "", _pair("", right, -6, 6))
+    raise FalllineError(f"the loss {name} is no function of one number, so it has no curve; `fallline explain {name}` tells its formula.")
+
+
+def _schedule(name: str) -> Curves:
+    from fallline.optim import schedules
+
+    if name == "plateau":
+        losses = [1 / (1 + e) if e < 12 else 1 / 12 for e in range(60)]
+        follow = schedules.Plateau(factor=0.5, patience=5)
+        x, y = [float(e) for e in range(60)], [float(follow.update(v)) for v in losses]
+        return Curves(
+            "plateau: patience 5, the loss goes flat at epoch 12", "epoch", "times the learning rate", [Line("rate", x, y, "value")]
+        )
+    made = schedules.build(name, total_steps=1000, steps_per_epoch=100)
+    x = [float(t) for t in range(0, 1001, 2)]
+    y = [float(made(int(t))) for t in x]  # type: ignore[operator]
+    return Curves(f"{name}: the rate over 1000 steps", "step", "times the learning rate", [Line("rate", x, y, "value")])
+
+
+def _bowl(at: Tensor) -> Tensor:
+    return 0.5 * (at[0] ** 2 + 10 * at[1] ** 2)
+
+
+def _descend(name: str, lr: float, steps: int) -> Tensor:
+    from fallline.optim import build
+
+    at = torch.nn.Parameter(torch.tensor([-4.0, 1.6], dtype=torch.float64))
+    rule = build(name, [("at", at)], lr=lr, engine="torch")
+    path = [at.detach().clone()]
+    with torch.enable_grad():
+        for _ in range(steps):
+            at.grad = torch.autograd.grad(_bowl(at), at)[0]
+            rule.step()
+            path.append(at.detach().clone())
+    return torch.stack(path)
+
+
+def _optimizer(name: str) -> Curves:
+    from fallline.optim import OPTIMIZERS
+
+    low, high = OPTIMIZERS[name].lr_range
+    tries = [low * (20 * high / low) ** (i / 18) for i in range(19)]
+    paths = {lr: _descend(name, lr, 60) for lr in tries}
+
+    def left(lr: float) -> float:
+        total = float(sum(_bowl(p) for p in paths[lr][::5]))
+        return total if isfinite(total) else float("inf")
+
+    best = min(paths, key=left)
+    turn = torch.linspace(0, 2 * torch.pi, 121, dtype=torch.float64)
+    rings = []
+    for level in (0.25, 1.0, 3.0, 7.0, 13.0, 20.8):
+        radius = (2 * level) ** 0.5
+        rings.append(_line("", radius * torch.cos(turn), radius / 10**0.5 * torch.sin(turn), "faint"))
+    path = paths[best]
+    title = f"{name}: 60 steps down a bowl, ten times steeper across, best rate of {len(tries)}: {best:.2g}"
+    return Curves(title, "θ₁", "θ₂", [*rings, _line("path", path[:, 0], path[:, 1], "path")], square=True)
+
+
+def _penalty(name: str) -> Curves:
+    from fallline import penalties
+
+    made = getattr(penalties, name)
+    lines = _pair("", lambda x: torch.stack([made([("w", v.reshape(1, 1))]) for v in x]), -2, 2)
+    return Curves(f"{name}: the price of one weight", "weight", "", lines)
+
+
+def curves(name: str) -> Curves:
+    """The picture of a name, as `resolve` gave it.
+
+    Raises:
+        FalllineError: the concept is no function of one number.
+    """
+    makers = {"activation": _activation, "loss": _loss, "schedule": _schedule, "optimizer": _optimizer, "penalty": _penalty}
+    family = names()[name]
+    if family not in makers:
+        raise FalllineError(f"{name} is a {family}, a number measured over many examples, so it has no curve to draw.")
+    with torch.random.fork_rng(), torch.inference_mode(False):
+        return makers[family](name)
