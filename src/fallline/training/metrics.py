@@ -22,13 +22,14 @@ def main_metric(task: str) -> str:
     return names(task)[0]
 
 
-def compute(goal: Goal, raw: Tensor, y: Tensor) -> dict[str, float]:
+def compute(goal: Goal, raw: Tensor, y: Tensor, *, auc_rows: int | None = None) -> dict[str, float]:
     """All metrics of the task.
 
     Args:
         goal: tells task, classes and what the output means.
         raw: the model's outputs, shape (N, outputs) or (N,).
         y: the target as `Data` holds it, shape (N,): class indices, or numbers in their own units.
+        auc_rows: the ROC AUC is taken over this many of the last rows; None takes all.
 
     Returns:
         name to value; NaN where a metric is not defined (one class only, a constant target, an output that is not finite).
@@ -40,7 +41,7 @@ def compute(goal: Goal, raw: Tensor, y: Tensor) -> dict[str, float]:
     seen = goal.predict(raw.detach().cpu())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _regression(seen, y.cpu()) if goal.task == "regression" else _classification(goal, seen, y.cpu())
+        return _regression(seen, y.cpu()) if goal.task == "regression" else _classification(goal, seen, y.cpu(), auc_rows or len(y))
 
 
 def labels(goal: Goal, seen: Tensor) -> Tensor:
@@ -62,12 +63,13 @@ def _regression(seen: Tensor, y: Tensor) -> dict[str, float]:
     }
 
 
-def _classification(goal: Goal, seen: Tensor, y: Tensor) -> dict[str, float]:
+def _classification(goal: Goal, seen: Tensor, y: Tensor, last: int) -> dict[str, float]:
     from torchmetrics.functional import classification as tm
 
     called = labels(goal, seen)
     count = len(goal.classes)
-    several = len(torch.unique(y)) > 1
+    y_last = y[-last:]
+    several = bool((y_last != y_last[0]).any())
     if goal.task == "binary":
         score = seen[:, 1] if seen.ndim == 2 else seen
         return {
@@ -75,14 +77,16 @@ def _classification(goal: Goal, seen: Tensor, y: Tensor) -> dict[str, float]:
             "precision": float(tm.binary_precision(called, y, validate_args=False)),
             "recall": float(tm.binary_recall(called, y, validate_args=False)),
             "f1": float(tm.binary_f1_score(called, y, validate_args=False)),
-            "roc_auc": float(tm.binary_auroc(_ranks(score), y, validate_args=False)) if several else math.nan,
+            "roc_auc": float(tm.binary_auroc(_ranks(score[-last:]), y_last, validate_args=False)) if several else math.nan,
         }
     return {
         "accuracy": float(tm.multiclass_accuracy(called, y, count, average="micro", validate_args=False)),
         "precision": float(tm.multiclass_precision(called, y, count, average="macro", validate_args=False)),
         "recall": float(tm.multiclass_recall(called, y, count, average="macro", validate_args=False)),
         "f1": float(tm.multiclass_f1_score(called, y, count, average="macro", validate_args=False)),
-        "roc_auc": float(tm.multiclass_auroc(_unit(seen), y, count, average="macro", validate_args=False)) if several else math.nan,
+        "roc_auc": float(tm.multiclass_auroc(_unit(seen[-last:]), y_last, count, average="macro", validate_args=False))
+        if several
+        else math.nan,
     }
 
 
