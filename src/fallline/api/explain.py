@@ -203,7 +203,7 @@ def explain(name: str | None = None, *, plot: bool | str | Path | None = None) -
     >>> explain("LeakyReLU").name
     'leaky_relu'
     """
-    if name is None or not name.strip() or name.strip().lower() in {*PLURALS, *PLURALS.values()} - {*_single()}:
+    if name is None or not name.strip() or name.strip().lower() in {*PLURALS, *PLURALS.values()}:
         if plot:
             raise FalllineError("a list of names has no curve to draw; write `fallline explain NAME --plot FILE`.")
         return _index(None if name is None or not name.strip() else name.strip().lower())
@@ -227,11 +227,6 @@ def explain(name: str | None = None, *, plot: bool | str | Path | None = None) -
         return made
     drawn = made.plot(f"{said.name}.png" if plot is True else plot)
     return Explanation(**{**{k: getattr(made, k) for k in made.__dataclass_fields__}, "picture": str(drawn)})
-
-
-def _single() -> set[str]:
-    """Names that are concepts as well as families."""
-    return set(names()) - {"loss"}
 
 
 def _index(family: str | None) -> Index:

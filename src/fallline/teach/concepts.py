@@ -187,7 +187,8 @@ def names() -> dict[str, str]:
     found: dict[str, str] = {}
     for family, table in every.items():
         for name in table:
-            found.setdefault(name, family)
+            if name not in PLURALS:  # "loss" lists the losses
+                found.setdefault(name, family)
     return found
 
 

@@ -40,18 +40,18 @@ def _line(name: str, x: Tensor, y: Tensor, role: str) -> Line:
     return Line(name, x.tolist(), y.detach().tolist(), role)
 
 
-def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The derivative of a function that gives one number for each number."""
+def _both(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and derivative of a function that gives one number for each number."""
     with torch.enable_grad():
         at = x.clone().requires_grad_()
-        return torch.autograd.grad(function(at).sum(), at)[0]
+        value = function(at)
+        return value, torch.autograd.grad(value.sum(), at)[0]
 
 
-def _pair(
-    shown: str, function: Callable[[Tensor], Tensor], low: float, high: float, value: str = "value", slope: str = "slope"
-) -> list[Line]:
+def _pair(shown: str, function: Callable[[Tensor], Tensor], low: float, high: float) -> list[Line]:
     x = torch.linspace(low, high, POINTS, dtype=torch.float64)
-    return [_line(f"{value}{shown}", x, function(x), "value"), _line(f"{slope}{shown}", x, _slope(function, x), "slope")]
+    height, rise = _both(function, x)
+    return [_line(f"value{shown}", x, height, "value"), _line(f"slope{shown}", x, rise, "slope")]
 
 
 def _activation(name: str) -> Curves:
