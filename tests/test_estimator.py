@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
@@ -15,6 +16,16 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fallline import Classifier, FalllineError, Regressor
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Batches of 32 rows gain nothing from more, and lose much where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 DOES_NOT_APPLY: dict[str, str] = {}  # every check applies
 
@@ -28,8 +39,14 @@ def test_scikit_learn_check(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@parametrize_with_checks([Classifier("linear", loss="hinge", lr=0.01), Regressor(patience=5)])
+@parametrize_with_checks(
+    [Classifier("linear", loss="hinge", lr=0.01), Regressor(patience=5)],
+    expected_failed_checks=lambda estimator: (
+        {"check_class_weight_classifiers": "the hinge loss takes no class weights"} if isinstance(estimator, Classifier) else {}
+    ),
+)
 def test_scikit_learn_check_of_other_ways(estimator, check):
     check(estimator)
 
@@ -136,7 +153,7 @@ def test_hinge_gives_scores_and_no_probabilities(iris):
     assert model.decision_function(X).shape == (100,)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge", "focal"])
+@pytest.mark.parametrize("loss", ["asymmetric", "squared_hinge"])
 def test_two_classes_with_other_losses(iris, loss):
     X, y = iris
     X, y = X[y > 0], y[y > 0]
@@ -199,8 +216,9 @@ def test_tables_with_text_and_missing_values(frame):
 
 
 def test_lr_auto_finds_one_and_tells_it(iris):
-    model = Classifier("linear", lr="auto", epochs=5, random_state=0).fit(*iris)
-    assert 1e-4 < model.lr_ < 1
+    model = Classifier("mlp:16", lr="auto", epochs=20, random_state=0).fit(*iris)
+    assert 1e-4 < model.lr_ <= 1
+    assert model.lr_ != Classifier("mlp:16", epochs=1).fit(*iris).lr_
 
 
 @pytest.mark.parametrize(

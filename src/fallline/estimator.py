@@ -97,8 +97,8 @@ class _Trained(BaseEstimator):
             data,
             loss=self.loss,
             optimizer=self.optimizer,
-            lr=_usual_lr(self.optimizer) if self.lr is None else self.lr,
-            batch_size=rows if isinstance(batch, (int, np.integer)) and batch > rows else batch,
+            lr=cast(Any, _usual_lr(self.optimizer) if self.lr is None else self.lr),
+            batch_size=cast(Any, rows if isinstance(batch, (int, np.integer)) and batch > rows else batch),
             epochs=self.epochs,
             schedule=self.schedule,
             patience=self.patience,
@@ -174,7 +174,7 @@ class _Trained(BaseEstimator):
 
         _check_feature_names(self, X, reset=True)
         _check_n_features(self, X, reset=True)
-        y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64 if numeric_y else None)
+        y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=cast(Any, np.float64 if numeric_y else None))
         check_consistent_length(X, y)
         self.pipeline_ = Pipeline.fit(frame, scale=self.scale)
         return self.pipeline_.transform(frame).double().numpy(), y
@@ -283,6 +283,12 @@ class Classifier(ClassifierMixin, _Trained):
         )
         self.class_weight = class_weight
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        kind = self._loss_kind()
+        tags.classifier_tags.multi_class = kind is None or "multiclass" in kind.tasks
+        return tags
+
     def fit(self, X: Any, y: ArrayLike) -> "Classifier":
         """Train on X (N, features) and labels y (N,) of any kind."""
         import torch
@@ -291,6 +297,10 @@ class Classifier(ClassifierMixin, _Trained):
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
         count = len(self.classes_)
+        if count > 2 and not self.__sklearn_tags__().classifier_tags.multi_class:
+            raise FalllineError(
+                f"Only binary classification is supported by the loss {self.loss}, but y has {count} classes; use cross_entropy."
+            )
         must(count > 1, "y has two classes or more", f"1 class, {self.classes_[0]!r}", where="Classifier")
         names = tuple(map(str, range(count)))
         self._train(x, torch.from_numpy(index).long(), "binary" if count == 2 else "multiclass", names, self._weights())
@@ -307,14 +317,10 @@ class Classifier(ClassifierMixin, _Trained):
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Scores: (N,) for two classes, positive for the second; (N, classes) for more."""
-        raw, output = self._raw(X), ""
-        output = self.goal_.loss.output
-        if len(self.classes_) == 2:
-            if raw.ndim == 2:
-                raw = raw[:, 1] - raw[:, 0]
-            elif output == "probability":
-                raw = raw.logit()
-        return raw.numpy()
+        raw = self._raw(X)
+        if len(self.classes_) == 2 and raw.ndim == 2:
+            raw = raw[:, 1] - raw[:, 0]
+        return (raw.logit() if self.goal_.loss.output == "probability" else raw).numpy()
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The label of each row, (N,)."""
@@ -326,7 +332,8 @@ class Classifier(ClassifierMixin, _Trained):
         """Probabilities (N, classes), in the order of `classes_`; not there for losses that give scores only (hinge)."""
         from fallline.losses import predict_from
 
-        seen = predict_from(self.goal_.loss.output, self._raw(X)).numpy()
+        raw = self._raw(X)
+        seen = predict_from(self.goal_.loss.output, raw).numpy()
         return seen if seen.ndim == 2 else np.stack([1 - seen, seen], axis=1)
 
     @available_if(lambda self: self._has_probabilities())
@@ -338,10 +345,16 @@ class Classifier(ClassifierMixin, _Trained):
     def _has_probabilities(self) -> bool:
         if hasattr(self, "goal_"):
             return self.goal_.loss.output not in ("score", "scores")
+        kind = self._loss_kind()
+        return kind is None or kind.output not in ("score", "scores")
+
+    def _loss_kind(self) -> Any:
+        """The class of the loss that is named, None for "auto" and unknown names."""
+        if self.loss == "auto" or not isinstance(self.loss, str):
+            return None
         from fallline.losses import LOSSES
 
-        kind = LOSSES.get(str(self.loss).partition(":")[0])
-        return kind is None or getattr(kind, "output", "") not in ("score", "scores")
+        return LOSSES.get(self.loss.partition(":")[0])
 
 
 class Regressor(RegressorMixin, _Trained):
@@ -367,15 +380,16 @@ class Regressor(RegressorMixin, _Trained):
         import torch
 
         x, y = self._learn_columns(X, y, numeric_y=True)
-        target = torch.from_numpy(np.asarray(y, dtype=np.float64)).float()
-        self._train(x, target, "regression", (), None)
+        must(len(x) > 1, "there are two rows or more", "n_samples = 1", where="Regressor")
+        self._train(x, torch.tensor(y, dtype=torch.float32), "regression", (), None)
         return self
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """The predicted number of each row, (N,), in the units of the target."""
         from fallline.losses import predict_from
 
-        seen = predict_from(self.goal_.loss.output, self._raw(X))
+        raw = self._raw(X)
+        seen = predict_from(self.goal_.loss.output, raw)
         scale = self.goal_.scale
         return (seen if scale is None else seen * scale.std + scale.mean).numpy()
 
@@ -390,16 +404,17 @@ def _usual_lr(spec: Any) -> float:
 
 def _as_polars(X: Any) -> Any:
     """A pandas or polars DataFrame as polars, None for anything else."""
-    if not hasattr(X, "columns") or not hasattr(X, "dtypes"):
+    if not hasattr(X, "columns"):
         return None
-    import polars as pl
+    from fallline.data.sources.frames import is_frame, to_polars
 
-    return X if isinstance(X, pl.DataFrame) else pl.DataFrame({str(name): X[name].to_list() for name in X.columns}, strict=False)
+    return to_polars(X) if is_frame(X) else None
 
 
 def _mixed_frame(X: Any) -> Any:
     """A DataFrame that holds more than numbers, or lacks some, as polars; None for anything that scikit-learn's way can read."""
     frame = _as_polars(X)
-    if frame is None or not len(frame) or (all(dtype.is_numeric() for dtype in frame.dtypes) and not any(c.null_count() for c in frame)):
+    if frame is None or not len(frame):
         return None
-    return frame
+    numbers = all(column.dtype.is_numeric() and not column.null_count() and not column.is_nan().any() for column in frame)
+    return None if numbers else frame
