@@ -122,6 +122,7 @@ def test_each_says_what_it_is(name):
     e = describe(name)
     assert e.family == "activation"
     assert all((e.summary, e.formula, e.when, e.when_not, e.source))
+    assert "slope" in e.formula or "′" in e.formula or "∂" in e.formula
 
 
 def test_an_unknown_name_offers_the_nearest():

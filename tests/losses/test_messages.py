@@ -53,6 +53,8 @@ WRONG = [
     (lambda: functional.mse(torch.zeros(1), torch.zeros(1), reduction="avg"), ["mean, sum, none", "avg"]),
     (lambda: functional.mse(torch.zeros(1), torch.zeros(1), gamma=2), ["gamma"]),
     (lambda: CrossEntropy(class_weight=[1.0, -1.0]), ["class_weight is finite and >= 0"]),
+    (lambda: build("binary_cross_entropy", class_weight=(1, 2, 3)), ["two finite numbers"]),
+    (lambda: build("binary_cross_entropy:class_weight=1/x"), ["numbers with /"]),
     (lambda: build("mze"), ["mze", "did you mean", "mse"]),
     (lambda: build("huber:detla=2"), ["detla", "delta"]),
     (lambda: build("huber:2"), ["name=value", "delta"]),

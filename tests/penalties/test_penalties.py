@@ -58,3 +58,25 @@ def test_wrong_use():
         penalties.l2(net.parameters())
     with pytest.raises(FalllineError, match="0 <= ratio <= 1"):
         penalties.elastic(net.named_parameters(), ratio=2)
+
+
+@pytest.mark.parametrize("name", list(penalties.PENALTIES))
+def test_each_says_what_it_is(name):
+    e = penalties.describe(name)
+    assert e.family == "penalty"
+    assert all((e.summary, e.formula, e.when, e.when_not, e.source))
+    with pytest.raises(FalllineError, match="elastic"):
+        penalties.describe("elastik")
+
+
+def test_half_of_weight_decay_is_the_same_step_of_sgd():
+    a, b = model(), model()
+    lr, decay = 0.1, 0.02
+    for net, wd in ((a, 0.0), (b, decay)):
+        matrices = weights(net)
+        optimizer = torch.optim.SGD(matrices, lr=lr, weight_decay=wd)
+        cost = net(torch.ones(2, 3, dtype=torch.float64)).square().sum()
+        (cost if wd else cost + decay / 2 * penalties.l2(net.named_parameters())).backward()
+        optimizer.step()
+    for one, other in zip(weights(a), weights(b), strict=True):
+        torch.testing.assert_close(one, other)

@@ -17,13 +17,9 @@ class Activation:
     """
 
     name: str
-    summary: str
-    formula: str
     value: Map
     derivative: Map
-    when: str
-    when_not: str
-    source: str
+    doc: str | None  # as fallline._core.entry reads it: a sentence, the formula, when to use it, when not, its source
     shape_note: str = ""
     elementwise: bool = True
     kinks: tuple[float, ...] = ()  # where the slope jumps; there torch's choice is given

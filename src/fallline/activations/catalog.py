@@ -1,6 +1,6 @@
 """The activations by name."""
 
-from fallline._core.entry import Entry
+from fallline._core.entry import Entry, entry
 from fallline._core.errors import lookup
 from fallline.activations import torch_own as own
 from fallline.activations._base import Activation
@@ -22,5 +22,4 @@ def describe(name: str) -> Entry:
     >>> describe("relu").formula
     'max(0, x)          slope 1 where x > 0, else 0'
     """
-    a = lookup("activation", name, ACTIVATIONS)
-    return Entry(a.name, "activation", a.summary, a.formula, a.when, a.when_not, a.source, "", a.shape_note)
+    return entry(name, "activation", lookup("activation", name, ACTIVATIONS).doc)

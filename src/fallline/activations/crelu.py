@@ -1,6 +1,6 @@
 """Concatenated ReLU: the positive and the negative part side by side.
 
-    crelu x = [max(0, x), max(0, −x)] on the last axis, or another
+    crelu x = [max(0, x), max(0, −x)]          slope [1[x > 0], −1[x < 0]]          joined on the last axis, or another
 
 When to use: early convolution layers, whose filters come in pairs of opposite sign: half the filters do.
 When not: the next layer's width cannot double.
@@ -32,15 +32,4 @@ def crelu_slope(x: Tensor, dim: int = -1) -> Tensor:
     return torch.cat([(x > 0).to(x.dtype), 0 - (x < 0).to(x.dtype)], dim=dim)
 
 
-CRELU = Activation(
-    "crelu",
-    "The positive and the negative part side by side.",
-    "[max(0, x), max(0, −x)]          slope [1[x > 0], −1[x < 0]]",
-    crelu,
-    crelu_slope,
-    "early convolution layers: half the filters do.",
-    "the next layer's width cannot double.",
-    'Shang et al., "Concatenated Rectified Linear Units", ICML 2016. https://arxiv.org/abs/1603.05201',
-    shape_note="doubles the last axis",
-    kinks=(0.0,),
-)
+CRELU = Activation("crelu", crelu, crelu_slope, doc=__doc__, shape_note="doubles the last axis", kinks=(0.0,))

@@ -43,15 +43,4 @@ def _grouped(x: Tensor, pieces: int) -> Tensor:
     return x.reshape(*x.shape[:-1], x.shape[-1] // pieces, pieces)
 
 
-MAXOUT = Activation(
-    "maxout",
-    "The largest of each group of neighbours; shown in pairs.",
-    "max(x_1, .., x_k)          slope 1 at the largest, 0 at the rest",
-    maxout,
-    maxout_slope,
-    "with dropout; it learns its own convex activation.",
-    "k times the weights are too many.",
-    'Goodfellow et al., "Maxout Networks", ICML 2013. https://arxiv.org/abs/1302.4389',
-    shape_note="halves the last axis",
-    elementwise=False,
-)
+MAXOUT = Activation("maxout", maxout, maxout_slope, doc=__doc__, shape_note="halves the last axis", elementwise=False)

@@ -33,14 +33,4 @@ def prelu_slope(x: Tensor, a: float = 0.25) -> Tensor:
     return torch.where(x > 0, torch.ones_like(x), a)
 
 
-PRELU = Activation(
-    "prelu",
-    "Leaky ReLU whose leak is learned; shown at its usual start, 0.25.",
-    "x where x > 0, else a x          slope 1, else a",
-    prelu,
-    prelu_slope,
-    "deep convolutional networks with enough data.",
-    "small data: leaky_relu.",
-    'He et al., "Delving Deep into Rectifiers", ICCV 2015. https://arxiv.org/abs/1502.01852',
-    kinks=(0.0,),
-)
+PRELU = Activation("prelu", prelu, prelu_slope, doc=__doc__, kinks=(0.0,))

@@ -4,7 +4,7 @@
 
 When to use: a log-probability from a logit; a smooth min(0, x).
 When not: hidden layers: it is never positive, and flat where x is large.
-Source: S1, section on activations. It tends to σ(x) − 1 as x grows, as softplus tends to σ(x) as x falls.
+Source: teaching texts on activations; torch has it as logsigmoid. It tends to σ(x) − 1 as x grows, as softplus tends to σ(x) as x falls.
 """
 
 import torch
@@ -23,13 +23,4 @@ def softminus(x: Tensor) -> Tensor:
     return F.logsigmoid(x)
 
 
-SOFTMINUS = Activation(
-    "softminus",
-    "What softplus leaves of x; a smooth min(0, x).",
-    "x − softplus x = log σ(x)          slope σ(−x)",
-    softminus,
-    lambda x: torch.sigmoid(-x),
-    "a log-probability from a logit.",
-    "hidden layers: never positive, flat where x is large.",
-    "S1, section on activations.",
-)
+SOFTMINUS = Activation("softminus", softminus, lambda x: torch.sigmoid(-x), doc=__doc__)

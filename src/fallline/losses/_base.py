@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from fallline._core.errors import must, refuse
 from fallline.losses._checks import at
-from fallline.losses._fields import Option, choice, flag, number, vector, whole
+from fallline.losses._fields import Option, choice, flag, number, pair, vector, whole
 from fallline.losses._tracing import readable
 
 Reduction = Literal["mean", "sum", "none"]
@@ -36,7 +36,7 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in _NARROW else x
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(number, choice, flag, whole, vector))
+@dataclass_transform(kw_only_default=True, field_specifiers=(number, choice, flag, whole, pair, vector))
 class Loss(nn.Module):
     """What every loss offers; see the module's docstring for what holds of all of them.
 
@@ -149,7 +149,12 @@ class Loss(nn.Module):
     def sum_and_count(
         self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The weighted sum and what the mean divides it by; add both over micro-batches or ranks, then divide once."""
+        """The weighted sum and what the mean divides it by; add both over micro-batches or ranks, then divide once.
+
+        >>> from fallline.losses import MSE
+        >>> MSE().sum_and_count(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.0]))
+        (tensor(5.), tensor(2.))
+        """
         values, weights, keep = self._terms(input, target, sample_weight, mask)
         total = values.sum() if weights is None else (values * weights).sum()
         count = self._count(values, weights, keep)

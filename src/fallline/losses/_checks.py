@@ -85,7 +85,7 @@ def nonnegative(x: Tensor, what: str, where: str, advice: str) -> None:
 
 
 def looks_like_probabilities(rows: Tensor) -> bool:
-    """Whether every row is >= 0, sums to 1 and is not uniform."""
+    """Whether every row is >= 0 and sums to 1."""
     detached = rows.detach()
     if detached.shape[-1] < 2 or bool((detached < 0).any()):
         return False

@@ -26,6 +26,8 @@ class Option:
         """`value` as the loss keeps it, or the error that says what may stand there."""
         if self.vector:
             return self._tensor(value, where)
+        if self.kind is tuple:
+            return self._pair(value, where)
         if self.choices:
             if value not in self.choices:
                 refuse(f"{self.name} is one of {', '.join(self.choices)}", repr(value), where=where)
@@ -37,6 +39,14 @@ class Option:
         if self.kind is int and (isinstance(value, bool) or not isinstance(value, int)):
             refuse(f"{self.name} is a whole number", repr(value), where=where)
         return value
+
+    def _pair(self, value: Any, where: str) -> tuple[float, float] | None:
+        if value is None:
+            return None
+        numbers = value.tolist() if isinstance(value, Tensor) else list(value)
+        if len(numbers) != 2 or not all(0 <= float(n) < float("inf") for n in numbers):
+            refuse(f"{self.name} is two finite numbers >= 0", value, "(0.2, 0.8) is an example", where=where)
+        return float(numbers[0]), float(numbers[1])
 
     def _tensor(self, value: Any, where: str) -> Tensor | None:
         if value is None:
@@ -50,7 +60,7 @@ class Option:
 
     def parse(self, text: str, *, where: str) -> Any:
         """The value that a spec such as `huber:delta=2` writes."""
-        if self.vector:
+        if self.vector or self.kind is tuple:
             try:
                 return [float(part) for part in text.split("/")]
             except ValueError:
@@ -93,6 +103,11 @@ def flag(default: bool, *, doc: str) -> Any:
 def whole(default: int, *, doc: str) -> Any:
     """An option that is a whole number."""
     return Option(default, doc, kind=int)
+
+
+def pair(*, doc: str) -> Any:
+    """An option that is None or two numbers >= 0."""
+    return Option(None, doc, kind=tuple)
 
 
 def vector(*, doc: str) -> Any:

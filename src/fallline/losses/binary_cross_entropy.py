@@ -13,15 +13,17 @@ that is not zero
 (torch clamps the logarithm at -100); infinite logits give the right limit, where torch gives NaN.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fallline._core.errors import must, refuse
+from fallline._core.errors import refuse
 from fallline.losses._base import wide
 from fallline.losses._checks import warn_once
-from fallline.losses._fields import choice, number, vector
+from fallline.losses._fields import choice, number, pair
 from fallline.losses._kinds import Binary
 
 _FLOOR = 1e-12
@@ -30,7 +32,7 @@ _FLOOR = 1e-12
 class BinaryCrossEntropy(Binary):
     """Cross-entropy of each element, in nats. Input and target: equal shapes; target 0/1 of any dtype, or probabilities.
 
-    The weights multiply the value (S2's weighted form): the mean still divides by the number of elements.
+    The weights multiply the value: the mean still divides by the number of elements.
 
     >>> BinaryCrossEntropy(input_from="probabilities")(torch.tensor([0.748]), torch.tensor([1]))
     tensor(0.2904)
@@ -39,17 +41,13 @@ class BinaryCrossEntropy(Binary):
     name = "binary_cross_entropy"
     input_from: str = choice("logits", "probabilities", doc="what the input is")
     pos_weight: float = number(1.0, low=0, open_low=True, doc="π: how much more a positive example counts")
-    class_weight: Tensor | tuple[float, float] | None = vector(doc="(w0, w1): how much examples of class 0 and of class 1 count")
+    class_weight: tuple[float, float] | None = pair(doc="(w0, w1): how much examples of class 0 and of class 1 count")
 
     @override
     def setup(self) -> None:
         if self.input_from == "probabilities":
             self.become(output="probability", fill=(0.5, 0.0))
-        weight = self.class_weight
-        if isinstance(weight, Tensor):
-            must(weight.numel() == 2, "class_weight is (w0, w1)", weight.tolist(), where=self.name)
-            weight = (float(weight.flatten()[0]), float(weight.flatten()[1]))
-        zero, one = weight or (1.0, 1.0)
+        zero, one = self.class_weight or (1.0, 1.0)
         self._zero, self._one = zero, one * self.pos_weight
         self._plain = self._zero == 1 and self._one == 1
 
@@ -96,5 +94,5 @@ def _minus_log(p: Tensor) -> Tensor:
     """-log p, and below the floor its tangent: finite at 0, with a gradient."""
     low = p < _FLOOR
     safe = torch.where(low, torch.ones_like(p), p)
-    tangent = -torch.log(torch.tensor(_FLOOR, dtype=p.dtype)) - (p - _FLOOR) / _FLOOR
+    tangent = -math.log(_FLOOR) - (p - _FLOOR) / _FLOOR
     return torch.where(low, tangent, -torch.log(safe))
