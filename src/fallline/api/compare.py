@@ -107,7 +107,8 @@ def compare(
         seeds: how many, or a list. One seed gives no interval.
         epochs: of every training, also of the search.
         out: folder of the study; None keeps it in memory.
-        target: the validation metric that steps are counted to; "auto": what the middle optimizer's middle run reaches.
+        target: the validation metric that steps are counted to; "auto": what the middle run of three in
+            four optimizers reaches.
         metric: that ranks, on validation rows; "auto": accuracy, or R2.
         loss: name, `Loss`, or "auto".
         column: the target column, where `data` is a table.
@@ -189,7 +190,7 @@ def _resume(folder: Path, model: Any, data: Any, loss: Loss | None, *, quiet: bo
     if loss is None and info["loss"].get("in_memory"):
         raise FalllineError(f"this study was given a loss object ({info['loss']['name']}); pass the same again: loss=...")
     source = info["data"].get("source") or {}
-    if data is None:
+    if data is None or (isinstance(data, str) and source):
         from fallline.data import load
 
         must(bool(source), "data is given where the study had it in memory", "none", "pass the same again: data=...", where="resume")

@@ -20,6 +20,7 @@ from fallline import optim
 from fallline._core.seeds import stream
 from fallline.study.models import ModelLike, fresh
 from fallline.study.ramp import LRResult, Walk, range_test
+from fallline.study.threads import fitting_threads
 from fallline.training import Settings, aim, outputs
 from fallline.training.evaluate import mean_loss
 from fallline.training.session import batch_rows, device_of
@@ -167,4 +168,6 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
 
             return Walk(step, measure)
 
-        return range_test(begin, low=default / 1e4, high=default * 1e4, default=default, points=150)
+        size = len(train[0][0]) if hasattr(train[0][0], "__len__") else 1
+        with fitting_threads(model, size):
+            return range_test(begin, low=default / 1e4, high=default * 1e4, default=default, points=150)

@@ -11,7 +11,9 @@ from fallline._core.errors import FalllineError
 from fallline.record import Reader, Writer
 from fallline.study.models import ModelLike, fresh
 from fallline.study.plan import BatchSize, Plan, label
+from fallline.study.threads import fitting_threads
 from fallline.training import Settings, aim, train
+from fallline.training.session import batch_rows
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -109,9 +111,10 @@ class Workshop:
             self.tick()
             return self.stop()
 
-        outcome = train(
-            model, self.data, settings, writer=self.writer, progress=False, stop=stop, loss=self.loss, run=name, test=not search
-        )
+        with fitting_threads(model, batch_rows(settings, len(self.data.train))):
+            outcome = train(
+                model, self.data, settings, writer=self.writer, progress=False, stop=stop, loss=self.loss, run=name, test=not search
+            )
         if outcome.status == "interrupted":
             self.interrupted = True
             self.writer.drop(name)

@@ -31,9 +31,9 @@ def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: 
     members = {cell: found for cell, found in members.items() if found}
     target = auto_target(shop, plan, members) if plan.target == "auto" else float(plan.target)
     lower = record.key(plan.metric).better == "lower"
-    made = {cell: _row(shop, plan, cell, found, tuned[cell], target) for cell, found in members.items()}
-    order = sorted(made, key=lambda cell: _rank(made[cell], lower))
     step = 1 / max(rows, 1) if plan.metric == "accuracy" else 0.0
+    made = {cell: _row(shop, plan, cell, found, tuned[cell], target, step) for cell, found in members.items()}
+    order = sorted(made, key=lambda cell: _rank(made[cell], lower))
     _against_the_best(plan, members, made, order, step)
     out = []
     for place, cell in enumerate(order, start=1):
@@ -42,10 +42,10 @@ def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: 
     return out, target
 
 
-def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned: Tuned, target: float) -> dict[str, Any]:
+def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned: Tuned, target: float, step: float) -> dict[str, Any]:
     values = [m.value(plan.metric) for m in found]
     whole = [v for v in values if math.isfinite(v)]
-    mean, low, high, _ = mean_interval(whole)
+    mean, low, high, _ = mean_interval(whole, step=step)
     tests = [v for m in found if not m.diverged and math.isfinite(v := float(m.test.get(plan.metric, math.nan)))]
     test_mean, test_low, test_high, _ = mean_interval(tests)
     steps = [shop.steps_to(m, plan.metric, target) for m in found]
@@ -103,14 +103,14 @@ def _against_the_best(plan: Plan, members: dict[Cell, list[Member]], made: dict[
 
 
 def auto_target(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]]) -> float:
-    """The level that the middle optimizer's middle run reaches at its best epoch; of two in the middle, the one easier to reach."""
+    """The best level that the middle run of three in four optimizers reaches, at its best epoch; NaN where too many diverged."""
     lower = record.key(plan.metric).better == "lower"
     sign = 1.0 if lower else -1.0
     middles = []
     for found in members.values():
         reached = [shop.best_value(m, plan.metric) for m in found]
         middles.append(median([sign * v if math.isfinite(v) else math.inf for v in reached]))
-    level = sign * median(middles) if middles else math.nan
+    level = sign * sorted(middles)[math.ceil(0.75 * len(middles)) - 1] if middles else math.nan
     return level if math.isfinite(level) else math.nan
 
 
@@ -121,8 +121,6 @@ def note(row: dict[str, Any]) -> str:
         words.append(f"{row['diverged']} of {row['seeds']} diverged")
     if row["lr_at_edge"]:
         words.append("learning rate at the edge of the search")
-    if row["missed"] and row["missed"] > row["diverged"]:
-        words.append(f"{row['missed']} of {row['seeds']} never reached the target")
     if row["seeds"] == 1:
         words.append("one seed: no interval")
     return "; ".join(words)

@@ -5,8 +5,8 @@
 
 Seed s gives every optimizer the same initial weights and the same order of rows, so differences are taken seed by seed. The optimizer
 that stands best was chosen by looking at all of them; therefore the correction counts ALL pairs, not only those with the best.
-A metric that moves in steps (accuracy on 270 rows moves by 1/270) can give equal differences by luck; their deviation is never taken
-as smaller than what rounding alone explains, step/√6.
+A metric that moves in steps (accuracy on 270 rows moves by 1/270) can give equal values by luck; their deviation is never taken as
+smaller than what rounding alone explains: step/√12 for a value, step/√6 for a difference.
 Runs that diverged have no number: whether one optimizer diverges more often than another is judged by Fisher's exact test on the counts.
 
 Source: Student, "The probable error of a mean", Biometrika 1908; Holm, "A simple sequentially rejective multiple test procedure",
@@ -42,8 +42,8 @@ class Difference(NamedTuple):
     n: int
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean of the values and its t interval at `level`.
+def mean_interval(values: Sequence[float], level: float = 0.95, step: float = 0.0) -> Interval:
+    """Mean of the values and its t interval at `level`; `step` is the smallest amount by which the metric can move (0: continuous).
 
     >>> mean_interval([1.0])
     Interval(mean=1.0, low=None, high=None, n=1)
@@ -57,7 +57,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     mean = float(np.mean(values))
     if n == 1:
         return Interval(mean, None, None, 1)
-    half = _quantile(0.5 + level / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = _quantile(0.5 + level / 2, n - 1) * max(float(np.std(values, ddof=1)), step / math.sqrt(12)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 

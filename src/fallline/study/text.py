@@ -41,6 +41,8 @@ def ranking_text(result: "Result", plan: Plan) -> str:
     for row in result.table:
         spread = f" [{_number(row['low'])}, {_number(row['high'])}]" if row["low"] is not None else ""
         steps = "-" if not math.isfinite(result.target) else "never" if row["steps_to_target"] is None else f"{row['steps_to_target']:,}"
+        if 0 < row["missed"] < row["seeds"]:
+            steps += f" ({row['missed']} missed)"
         table.add_row(
             str(row["rank"]),
             row["optimizer"],
@@ -66,7 +68,7 @@ def legend(result: "Result", plan: Plan) -> list[str]:
     kept = "best validation loss" if plan.settings.keep == "best" else "last epoch"
     out = [f"Ranked by {key.label} on validation rows, at the weights of the {kept}; test rows decided nothing."]
     if math.isfinite(result.target):
-        how = "what the middle optimizer's middle run reached" if plan.target == "auto" else "as given"
+        how = "what the middle run of three in four optimizers reached" if plan.target == "auto" else "as given"
         out.append(f"Steps: until validation {key.label} {_number(result.target)} ({how}); a run that never reached it counts as infinity.")
     if plan.searched:
         out.append(f"Learning rates: whole trainings with seed {plan.search_seed}, judged by validation loss; the same budget for each.")
