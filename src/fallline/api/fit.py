@@ -44,6 +44,7 @@ def fit(
     quiet: bool = False,
     stop: Callable[[], bool] | None = None,
     say: Callable[[str], None] | None = None,
+    each_epoch: Callable[[int, dict[str, float]], None] | None = None,
     **settings: Any,
 ) -> Run:
     """Train a model on data; everything that is not given is chosen, and `Run.choices` says what and why.
@@ -63,6 +64,7 @@ def fit(
         quiet: no progress bar.
         stop: asked after every step; True saves and ends with status "interrupted", as Ctrl-C does.
         say: called with each line of `Run.choices` before training.
+        each_epoch: called after each epoch with its number (1 is the first) and what it measured, as {"validation/loss": 0.3, ...}.
         **settings: the other fields of `fallline.training.Settings`.
 
     Returns:
@@ -88,10 +90,11 @@ def fit(
             raise FalllineError(f"'{out}' already holds a run; resume it (--resume {out}), or choose another folder with --out.")
         folder = make_folder(out)
     writer = Writer(folder)
-    writer.describe(**describe(plan.maker, plan.module, rows, plan.settings, plan.goal, plan.choices))
-    for line in plan.choices if say is not None else ():
-        say(line) if say else None
-    return _run(plan, rows, writer, folder, resume=False, quiet=quiet, stop=stop)
+    writer.describe(**describe(plan.maker, plan.module, rows, plan.settings, plan.goal, plan.choices, loss_given=given is not None))
+    if say is not None:
+        for line in plan.choices:
+            say(line)
+    return _run(plan, rows, writer, folder, resume=False, quiet=quiet, stop=stop, each_epoch=each_epoch)
 
 
 @dataclasses.dataclass
@@ -138,25 +141,29 @@ def _prepare(model: Any, data: "Data", settings: Settings, loss: Loss | None, *,
     module = maker.make()
     settings = dataclasses.replace(settings, loss=goal.spec)
     if settings.lr == "auto":
-        lr, why = _find_lr(maker, data, settings)
+        lr, why = _find_lr(maker, data, settings, loss)
         settings = dataclasses.replace(settings, lr=lr)
         choices.append(f"learning rate: {lr:.3g} ({why})")
     return _Plan(maker, module, settings, goal, loss, choices)
 
 
-def _find_lr(maker: Maker, data: "Data", settings: Settings) -> tuple[float, str]:
-    from fallline.optim import OPTIMIZERS
+def _find_lr(maker: Maker, data: "Data", settings: Settings, loss: Loss | None) -> tuple[float, str]:
+    from fallline.study import find_lr
 
-    try:
-        from fallline.study import find_lr
-    except ImportError:
-        return OPTIMIZERS[settings.optimizer.partition(":")[0]].default_lr, "the optimizer's default"
-    found = find_lr(maker.copy, data, settings)
+    found = find_lr(maker.copy, data, settings, loss=loss)
     return float(found.suggested), "found by a range test"
 
 
 def _run(
-    plan: _Plan, data: "Data", writer: Writer, folder: Path | None, *, resume: bool, quiet: bool, stop: Callable[[], bool] | None
+    plan: _Plan,
+    data: "Data",
+    writer: Writer,
+    folder: Path | None,
+    *,
+    resume: bool,
+    quiet: bool,
+    stop: Callable[[], bool] | None,
+    each_epoch: Callable[[int, dict[str, float]], None] | None,
 ) -> Run:
     with interruptible(stop) as asked:
         try:
@@ -170,6 +177,7 @@ def _run(
                 progress=not quiet,
                 stop=asked,
                 loss=plan.loss,
+                each_epoch=each_epoch,
             )
         except BaseException as error:
             with contextlib.suppress(FalllineError):
@@ -215,6 +223,7 @@ def resume(
     epochs: int | None = None,
     quiet: bool = False,
     stop: Callable[[], bool] | None = None,
+    each_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Run:
     """Go on with a run that was interrupted or killed; it ends bit for bit as if it had never stopped.
 
@@ -226,6 +235,7 @@ def resume(
         epochs: train to this many epochs in place of the run's own number.
         quiet: no progress bar.
         stop: as in `fit`.
+        each_epoch: as in `fit`.
 
     Raises:
         FalllineError: no run there, a damaged checkpoint, other data or another model; a model or data that must be given again.
@@ -237,21 +247,22 @@ def resume(
     if epochs is not None:
         settings = dataclasses.replace(settings, epochs=epochs)
     elif info["status"] == "finished":
-        return load_run(place, model)
+        return load_run(place, model, loss=loss)
     rows = _same_data(info, data)
     plan = _prepare(_same_model(info, model), rows, settings, _same_loss(info, loss))
     plan.choices[:] = info.get("choices", [])
     writer = Writer(place)
     writer.describe(status="running", config=plan.settings.to_json())
-    return _run(plan, rows, writer, place, resume=True, quiet=quiet, stop=stop)
+    return _run(plan, rows, writer, place, resume=True, quiet=quiet, stop=stop, each_epoch=each_epoch)
 
 
-def load_run(folder: Path | str, model: Any = None) -> Run:
+def load_run(folder: Path | str, model: Any = None, *, loss: Loss | None = None) -> Run:
     """A run from its folder: model, preprocessing and record, for `predict` and `report`.
 
     Args:
         folder: the run folder.
         model: needed where the run was given a module or a function; the same architecture again.
+        loss: needed where the run was given a loss object.
 
     Raises:
         FalllineError: no run there, it has no model yet, or a file is damaged; the sentence names it.
@@ -262,7 +273,7 @@ def load_run(folder: Path | str, model: Any = None) -> Run:
     if not (place / PIPELINE_FILE).is_file() or not (place / MODEL_FILE).is_file():
         raise FalllineError(f"the run '{place}' has no model yet (status {info['status']}); go on with it first: --resume {place}.")
     settings = Settings.from_json(info["config"])
-    goal, pipeline, residuals, shape = read_pipeline(place / PIPELINE_FILE)
+    goal, pipeline, residuals, shape = read_pipeline(place / PIPELINE_FILE, _same_loss(info, loss))
     module = model_maker(_same_model(info, model), None, goal, settings, input_shape=shape).make()
     tensors, _ = load_tensors(place / MODEL_FILE, format=MODEL_FORMAT, what="model")
     try:

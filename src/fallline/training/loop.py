@@ -68,6 +68,7 @@ def train(
     loss: "Loss | None" = None,
     run: str = "",
     test: bool = True,
+    each_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Outcome:
     """Train `model` in place on `data.train`, judge it on `data.validation` each epoch, and on `data.test` once at the end.
 
@@ -86,6 +87,7 @@ def train(
         loss: a loss object in place of `settings.loss`.
         run: the name under which a study records this run.
         test: judge on the test rows at the end.
+        each_epoch: called after each epoch with its number (1 is the first) and what it measured, as {"validation/loss": 0.3, ...}.
 
     Returns:
         How it ended; a diverged run is an outcome, not an error.
@@ -101,6 +103,7 @@ def train(
         torch.manual_seed(stream(settings.seed, "training"))
         goal = aim(data, settings, loss)
         session = Session(model, data, settings, goal, writer=writer, folder=place, run=run, stop=stop)
+        session.each_epoch = each_epoch
         status, message = _work(session, resume, progress)
     state = session.state
     if settings.keep == "best" and state.best and status != "interrupted":

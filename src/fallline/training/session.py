@@ -70,6 +70,8 @@ class Session:
         self.settings, self.goal, self.writer, self.folder, self.run = settings, goal, writer, folder, run
         self.data = data
         self.stop = stop or (lambda: False)
+        self.each_epoch: Callable[[int, dict[str, float]], None] | None = None
+        self.last: dict[str, float] = {}
         self.device = device_of(settings.device)
         self.model = model.to(self.device)
         self.rows = len(data.train)
@@ -262,6 +264,8 @@ class Session:
             state.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         if isinstance(self.schedule, schedules.Plateau):
             self.schedule.update(judged)
+        if self.each_epoch is not None:
+            self.each_epoch(state.epoch, dict(self.last))
         tally.losses.fill_(math.nan)
         tally.norms.fill_(math.nan)
         if time.monotonic() - self._saved > min(_APART, self.settings.checkpoint_seconds) or self.over:
@@ -305,6 +309,7 @@ class Session:
 
     def note(self, key: str, value: float, *, step: int, epoch: float, split: str = "train") -> None:
         """Record one number, and mirror it to the tracker."""
+        self.last[f"{split}/{key}"] = value
         self.writer.scalar(key, value, step=step, epoch=epoch, split=split, run=self.run, seconds=self.seconds)
         if self.tracker is not None:
             self.tracker.scalar(key, value, step=step, split=split)
