@@ -286,10 +286,11 @@ def python_call(info: Any, function: str) -> str:
     flat = {**dig(config, "settings", default={}), **{k: v for k, v in config.items() if not isinstance(v, Mapping)}}
     flat.pop("data", None)
     model = flat.pop("model", None) or model_name(info)
-    options = ", ".join(f"{k}={v!r}" for k, v in flat.items() if not (v is None or v is False or (v == 0 and k in _OFF)))
-    return (
-        f"import fallline as fl\n\ndata = fl.data.load({load})\nresult = fl.{function}({model!r}, data{', ' if options else ''}{options})"
-    )
+    options = [repr(model), "data", *(f"{k}={v!r}" for k, v in flat.items() if not (v is None or v is False or (v == 0 and k in _OFF)))]
+    inside = ", ".join(options)
+    if len(inside) > 90:
+        inside = "\n    " + ",\n    ".join(options) + ",\n"
+    return f"import fallline as fl\n\ndata = fl.data.load({load})\nresult = fl.{function}({inside})"
 
 
 def class_words(grid_classes: Sequence[tuple[str, float]]) -> str:

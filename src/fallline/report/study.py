@@ -130,13 +130,12 @@ def headline(reader: Source) -> str:
         return f"{lead_[0]} is ahead on {data}, and {seeds} show it"
     if seeds_of(table) < 2:
         return f"{lead_[0]} came first on {data}; one seed cannot show a difference"
-    if len(lead_) == len(table):
-        return f"{lead_[0]} came first on {data}, but {seeds} show no difference between any of the {len(table)} optimizers"
-    return (
-        f"{listed(lead_)} lead on {data}; {seeds} show no difference between them"
-        if len(lead_) <= 4
-        else f"{lead_[0]} came first on {data}; {seeds} show no difference among the first {len(lead_)}"
-    )
+    others = lead_[1:]
+    others = lead_[1:]
+    first = f"{lead_[0]} came first on {data}"
+    if len(lead_) < len(table):
+        return f"{first}; {seeds} do not tell it from {listed(others) if len(others) <= 3 else f'{len(others)} of the others'}"
+    return f"{first}, but {seeds} do not tell it from {'the other' if len(others) == 1 else f'any of the other {len(others)}'}"
 
 
 def lead(reader: Source) -> str:
@@ -259,12 +258,8 @@ def _cells(row: dict[str, Any], name: str, key: str, seeds: int, best: list[str]
     mine = row.get("seeds")
     n = len(mine) if isinstance(mine, list) else numbers([mine])[0]
     lost = f"of {int(n)}" if math.isfinite(n) else ""
-    if math.isfinite(steps):
-        reach = Cell(number(steps), f"{steps:g}", f"{count(missed, 'seed')} never" if missed and math.isfinite(missed) else "")
-    elif math.isfinite(missed) and missed:
-        reach = Cell("never", "", f"{count(missed, 'seed')} missed it")
-    else:
-        reach = Cell("–")
+    some = f"{int(missed)}{f' of {int(n)}' if math.isfinite(n) else ''} missed it" if math.isfinite(missed) and missed else ""
+    reach = Cell(number(steps), f"{steps:g}", some) if math.isfinite(steps) else Cell("never" if some else "–", "", some)
     return [
         Cell(metric(key, mean, 2), _sort(mean), interval_text(key, low, high) if math.isfinite(low) else ""),
         Cell(metric(key, test, 2) if math.isfinite(test) else "–", _sort(test)),

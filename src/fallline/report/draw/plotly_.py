@@ -102,8 +102,10 @@ def _curves(f: Curves) -> Spec:
     ys = [v for line in f.lines for v in line.y]
     y = _axis(showgrid=True, nticks=6, **({"tickformat": ".1~%"} if f.percent else {}), **_log(f.log_y, ys))
     x = _axis(f.x_label, showline=True, nticks=10, **_log(f.log_x, [v for line in f.lines for v in line.x]))
-    if not f.log_x and f.lines and max(len(line.x) for line in f.lines) == 1:
-        x["nticks"] = 3
+    if f.x_label == "epoch":
+        x |= _whole_ticks([v for line in f.lines for v in line.x])
+    if ys and not f.log_y and (known := _finite(ys)) and max(known) == min(known) > 0:
+        y["range"] = [0, 2 * known[0]]
     hovermode = "x unified" if len(f.lines) <= 3 and not f.log_x else "closest"
     logs = log_ticks(ys) if f.can_log else {}
     return {"data": data, "layout": _layout(x, y, hovermode=hovermode), "height": 330, "log": logs}
@@ -134,6 +136,17 @@ def log_ticks(values: Sequence[float]) -> Spec:
     places = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in inside if not e % every]
     kept = [float(f"{v:.3g}") for v in places if low - 0.08 <= math.log10(v) <= high + 0.08]
     return {"tickmode": "array", "tickvals": kept, "ticktext": [number(v) for v in kept]} if kept else {}
+
+
+def _whole_ticks(values: Sequence[float]) -> Spec:
+    """Ticks at whole epochs only, about ten."""
+    known = _finite(values)
+    span = max(known) - min(known) if known else 0
+    if not span:
+        return {"tickmode": "array", "tickvals": known[:1]}
+    rough = max(1.0, span / 10)
+    power = 10.0 ** math.floor(math.log10(rough))
+    return {"tick0": 0, "dtick": next(m * power for m in (1, 2, 5, 10) if m * power >= rough and m * power >= 1)}
 
 
 def _log(on: bool, values: Sequence[float]) -> Spec:

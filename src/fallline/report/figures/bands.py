@@ -9,7 +9,7 @@ import math
 from fallline import record
 from fallline.report.figures.loss import curve_table
 from fallline.report.figures.members import Member, members, seeds_said
-from fallline.report.figures.shapes import Curves, Line, Mark, ending, thin
+from fallline.report.figures.shapes import Curves, Line, Mark, begun, ending, thin
 from fallline.report.figures.source import Source, points
 from fallline.report.words import count, is_percent, label, listed
 
@@ -81,7 +81,7 @@ def _curve(reader: Source, member: Member, key: str, split: str) -> tuple[list[f
     if found is None:
         return None
     x = found.epoch if all(map(math.isfinite, found.epoch)) else found.step
-    x, y, _ = thin(x, found.value, 300)
+    x, y, _ = thin(*begun(x, found.value), 300)
     return [round(v, 6) for v in x], y
 
 

@@ -18,7 +18,8 @@ def against_time(reader: Source) -> Curves | None:
         curves = [p for m in group if (p := points(reader, key, split, m.run))]
         length = max((len(p.value) for p in curves), default=0)
         x, y = [], []
-        for i in range(length):
+        untrained = length > 3 and all(p.epoch[0] == 0 for p in curves)
+        for i in range(1 if untrained else 0, length):
             here = [
                 (p.seconds[i], p.value[i]) for p in curves if len(p.value) > i and math.isfinite(p.seconds[i]) and math.isfinite(p.value[i])
             ]

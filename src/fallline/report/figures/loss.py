@@ -2,7 +2,7 @@
 
 import math
 
-from fallline.report.figures.shapes import Curves, Line, Mark, Table, ending, thin
+from fallline.report.figures.shapes import Curves, Line, Mark, Table, begun, ending, thin
 from fallline.report.figures.source import Source, points
 from fallline.report.words import label, metric, number
 
@@ -23,7 +23,7 @@ def loss_curves(reader: Source, run: str = "", key: str = "loss", title: str = "
         if found is None:
             continue
         x = found.epoch if all(map(math.isfinite, found.epoch)) else found.step
-        x, y, step = thin(x, found.value)
+        x, y, step = thin(*begun(x, found.value))
         every = max(every, step)
         lines.append(Line(_NAMES.get(split, split), split, x, y))
         if split != "batch" and (end := ending(x, y)):

@@ -1,5 +1,6 @@
 """The metrics of a run over epochs, on training and validation rows both."""
 
+from fallline import record
 from fallline.report.figures.loss import loss_curves
 from fallline.report.figures.shapes import Curves
 from fallline.report.figures.source import Source, keys
@@ -11,7 +12,8 @@ _NOT_METRICS = frozenset({"loss", "lr", "grad_norm", "seconds_per_step", "exampl
 def metric_curves(reader: Source, run: str = "", best_epoch: float | None = None) -> list[Curves]:
     """One figure for each metric that the record holds, beside the loss."""
     out = []
-    for key in keys(reader, run):
+    order = list(record.KEYS)
+    for key in sorted(keys(reader, run), key=lambda k: order.index(k) if k in order else len(order)):
         if key in _NOT_METRICS:
             continue
         name = label(key)

@@ -175,6 +175,17 @@ def thin(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> tup
     return xs, ys, every
 
 
+def begun(x: list[float], y: list[float], most: int = 2) -> tuple[list[float], list[float]]:
+    """A curve without its value before the first step, which would squash all the others; kept where there are only `most` more.
+
+    >>> begun([0, 1, 2, 3], [9.0, 3.0, 2.0, 1.0])
+    ([1, 2, 3], [3.0, 2.0, 1.0])
+    >>> begun([0, 1, 2], [9.0, 3.0, 2.0])
+    ([0, 1, 2], [9.0, 3.0, 2.0])
+    """
+    return (x[1:], y[1:]) if len(x) > most + 1 and x[0] == 0 else (x, y)
+
+
 def ending(x: Sequence[float], y: Sequence[float]) -> tuple[float, float] | None:
     """The last finite point of a curve whose last value is not finite; None for a curve that ends well, or never began.
 
