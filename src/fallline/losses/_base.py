@@ -188,19 +188,22 @@ class Loss(nn.Module):
     def _terms(
         self, input: Tensor, target: Tensor, sample_weight: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        for what, given in (("input", input), ("target", target), ("sample_weight", sample_weight), ("mask", mask)):
+            if given is not None and not isinstance(given, Tensor):
+                refuse(f"{what} is a tensor", type(given).__name__, f"write torch.as_tensor({what})", where=self.name)
         must(input.is_floating_point(), "the input is floating point", input.dtype, "give the model's raw output", where=self.name)
         input = wide(input)
         if target.is_floating_point() or self.target_kind in _QUANTITIES:
             target = target.to(input.dtype)
         shape = self.shape(input, target)
         keep = self.kept(input, target)
-        given = None
+        own = None
         if mask is not None:
             must(mask.dtype == torch.bool, "the mask is boolean", mask.dtype, "write mask.bool()", where=self.name)
             keep = _both(keep, spread(mask, shape, "mask", self.name))
         if sample_weight is not None:
-            given = spread(sample_weight, shape, "sample_weight", self.name).to(input.dtype)
-            keep = _both(keep, given != 0)
+            own = spread(sample_weight, shape, "sample_weight", self.name).to(input.dtype)
+            keep = _both(keep, own != 0)
         if keep is not None:
             input, target = self.blank(input, target, keep)
         if self.validate and readable(input, target, sample_weight):
@@ -209,8 +212,8 @@ class Loss(nn.Module):
                 must(bool((sample_weight >= 0).all()), "every sample_weight >= 0", f"{float(sample_weight.min()):g}", where=self.name)
         values = self.values(input, target)
         weights = self.weights(input, target)
-        if given is not None:
-            weights = given if weights is None else given * weights
+        if own is not None:
+            weights = own if weights is None else own * weights
         if keep is not None:
             values = torch.where(keep, values, 0)
             weights = torch.where(keep, 1.0 if weights is None else weights, 0).to(values.dtype)

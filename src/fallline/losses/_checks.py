@@ -44,6 +44,7 @@ def in_range(target: Tensor, n_classes: int | None, where: str) -> None:
 
 def signed(target: Tensor, where: str) -> None:
     """Refuse labels other than -1 and +1."""
+    target = target.long() if target.dtype == torch.bool else target
     bad = torch.nonzero((target.abs() != 1).flatten())
     if len(bad):
         zero_one = bool(((target == 0) | (target == 1)).all())
