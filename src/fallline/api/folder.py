@@ -13,7 +13,7 @@ from fallline import __version__
 from fallline._core.errors import FalllineError
 from fallline._core.files import read_json
 from fallline.api.model import Maker
-from fallline.losses import LOSSES
+from fallline.losses import Loss
 from fallline.losses import build as build_loss
 from fallline.training import Goal, Scale, Settings
 
@@ -24,7 +24,9 @@ _FORMAT = "fallline-pipeline"
 _VERSION = 1
 
 
-def describe(maker: Maker, module: nn.Module, data: "Data", settings: Settings, goal: Goal, choices: list[str]) -> dict[str, Any]:
+def describe(
+    maker: Maker, module: nn.Module, data: "Data", settings: Settings, goal: Goal, choices: list[str], *, loss_given: bool
+) -> dict[str, Any]:
     """The parts of `run.json` that are known before training."""
     return {
         "status": "running",
@@ -50,7 +52,7 @@ def describe(maker: Maker, module: nn.Module, data: "Data", settings: Settings, 
             "parameters": sum(p.numel() for p in module.parameters()),
             "layers": str(module).splitlines()[:200],
         },
-        "loss": {"name": goal.spec, "options": repr(goal.loss), "in_memory": goal.spec not in LOSSES and ":" not in goal.spec},
+        "loss": {"name": goal.spec, "options": repr(goal.loss), "in_memory": loss_given},
         "optimizer": {"name": settings.optimizer, "lr": settings.lr, "schedule": settings.schedule},
         "environment": {
             "fallline": __version__,
@@ -75,7 +77,7 @@ def pipeline_file(data: "Data", goal: Goal, residuals: tuple[float, float] | Non
     }
 
 
-def read_pipeline(path: Path) -> "tuple[Goal, Pipeline | None, tuple[float, float] | None, tuple[int, ...]]":
+def read_pipeline(path: Path, loss: Loss | None = None) -> "tuple[Goal, Pipeline | None, tuple[float, float] | None, tuple[int, ...]]":
     """Goal, preprocessing, residual quantiles and input shape from `pipeline.json`.
 
     Raises:
@@ -89,7 +91,7 @@ def read_pipeline(path: Path) -> "tuple[Goal, Pipeline | None, tuple[float, floa
     try:
         goal = held["goal"]
         scale = None if goal["scale"] is None else Scale(**goal["scale"])
-        found = Goal(build_loss(goal["loss"]), goal["loss"], goal["task"], tuple(goal["classes"]), goal["outputs"], scale)
+        found = Goal(loss or build_loss(goal["loss"]), goal["loss"], goal["task"], tuple(goal["classes"]), goal["outputs"], scale)
         pipeline = None if held["pipeline"] is None else Pipeline.from_json(held["pipeline"])
         residuals = None if held["residuals"] is None else (float(held["residuals"][0]), float(held["residuals"][1]))
         return found, pipeline, residuals, tuple(held["input_shape"])
