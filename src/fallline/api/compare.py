@@ -150,7 +150,7 @@ def compare(
     )
     check(rows, plan)
     maker = model_maker(make_model, rows, goal, wanted)
-    parts = describe(maker, maker.copy(), rows, wanted, goal, goal.choices)
+    parts = describe(maker, maker.copy(), rows, wanted, goal, goal.choices, loss_given=given is not None)
     folder = None
     if out is not None:
         if holds_run(out):
