@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import fallline as fl
 from fallline._core.errors import FalllineError
+from fallline.losses import LOSSES
 from fallline.teach.topmost import relative
 
 sigma = lambda z: 1 / (1 + math.exp(-z))  # noqa: E731
@@ -408,6 +409,80 @@ def test_dropout_in_training_mode_is_said():
     trace = fl.trace_backprop(model, [1.0, 2.0, 3.0], [1.0], nn.MSELoss())
     assert any("eval mode" in n for n in trace.notes)
     assert "dropout" in trace.steps[1].note
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_of_fallline_can_be_traced_by_name(name):
+    torch.manual_seed(0)
+    loss = LOSSES[name]
+    width = 3 if loss.target_kind in {"index", "distribution"} else 2 if loss.output == "mean_and_variance" else 1
+    y = {
+        "index": torch.tensor([0, 2, 1, 1]), "distribution": torch.softmax(torch.randn(4, 3), 1), "signed": torch.tensor([1, -1, 1, -1]),
+        "binary": torch.tensor([0, 1, 1, 0]), "count": torch.tensor([0.0, 3.0, 1.0, 2.0]),
+    }.get(loss.target_kind, torch.rand(4))  # fmt: skip
+    model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, width), *([nn.Softplus()] if name == "msle" or width == 2 else []))
+    trace = fl.trace_backprop(model, torch.randn(4, 2), y, name)
+    assert trace.agrees
+    assert trace.loss.name == name
+    assert f"{name}:  L = " in trace.text()
+
+
+def test_one_example_may_come_without_an_axis_in_front():
+    torch.manual_seed(0)
+    picture = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 3))
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    x = torch.randn(1, 6, 6)
+    for model, alone in ((picture, x), (flat, x[0])):
+        batch = alone[None]
+        one, same = fl.trace_backprop(model, alone, 2, nn.CrossEntropyLoss()), fl.trace_backprop(model, batch, [2], nn.CrossEntropyLoss())
+        assert one.loss.value == same.loss.value
+        assert one.examples == 1
+    scores = fl.trace_backprop(nn.Linear(2, 3), [1.0, 2.0], 1, nn.CrossEntropyLoss())
+    assert scores.loss.closed_form
+
+
+def test_indices_pass_no_delta_and_count_as_no_dead_layer():
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
+    trace = fl.trace_backprop(model, torch.tensor([[0, 1], [4, 2]]), torch.tensor([0, 1]), nn.CrossEntropyLoss())
+    assert trace.marked == []
+    assert math.isnan(trace.steps[0].gain)
+    assert "no delta passes" in trace.text()
+    assert "0.weight" in trace.gradients
+    assert trace.html()
+
+
+def test_a_loss_with_float32_tensors_of_its_own_is_understood():
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    trace = fl.trace_backprop(
+        nn.Linear(2, 3), torch.randn(4, 2), torch.tensor([0, 1, 2, 0]), lambda p, y: functional.cross_entropy(p, y, weight=weight)
+    )
+    assert trace.agrees
+
+
+class Narrow(nn.Linear):
+    def forward(self, x):
+        return x @ torch.ones(2, 3)
+
+
+def test_a_model_with_float32_tensors_of_its_own_is_told_what_to_do():
+    with pytest.raises(FalllineError, match=r"dtype=x\.dtype"):
+        fl.trace_backprop(nn.Sequential(Narrow(2, 3)), torch.randn(4, 2), torch.randn(4, 3), nn.MSELoss())
+
+
+def test_a_square_written_by_hand_is_recognised():
+    model = nn.Sequential(nn.Linear(2, 2))
+    x, y = torch.randn(3, 2), torch.randn(3, 2)
+    assert fl.trace_backprop(model, x, y, lambda p, t: ((p - t) ** 2).mean()).loss.derivative == "2 (ŷ − y) / n"
+    assert fl.trace_backprop(model, x, y, half_square).loss.derivative == "ŷ − y"
+    assert fl.trace_backprop(model, x, y, lambda p, t: ((p - t) ** 2).sum() / 2 + 1).loss.derivative == "by autograd"
+
+
+def test_a_saturated_unit_is_called_so():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 1))
+    nn.init.constant_(model[0].bias, 20.0)
+    trace = fl.trace_backprop(model, [0.1, 0.2], [5.0], nn.MSELoss())
+    assert "saturated" in trace.marked[0].mark.say
+    assert trace.marked[0].layer == "1"
 
 
 def test_it_works_where_gradients_are_switched_off():

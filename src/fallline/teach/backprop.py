@@ -5,6 +5,7 @@
 Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", Nature 323, 1986.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from fallline.teach.steps import Check, Gradient, LossPart, Step
 AGREES = 1e-7  # torch keeps the constants of Hardsigmoid's and CELU's derivatives in float32: 3e-8 off
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """What `trace_backprop` found.
 
@@ -78,6 +79,12 @@ class Trace:
         write_text(target, self.html())
         return target
 
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return f"Trace({self.model}, {len(self.steps)} steps, {self.examples} examples, loss {self.loss.value:.4g}: {self.verdict.problem})"
+
     def _repr_html_(self) -> str:
         from html import escape
 
@@ -104,7 +111,8 @@ def _batch(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, bool
     """`x` and `y` with an axis of examples in front; whether one example was given without it."""
     first = type(watch.units(model)[0][1]).__name__
     wanted = next((dims for kinds, dims in _BATCHED if first in kinds), None)
-    single = x.dim() <= 1 or (wanted is not None and x.dim() == wanted - 1)
+    alone = wanted is None and y.dim() == 0 and len(x) > 1  # a picture into a Flatten, with one label
+    single = x.dim() <= 1 or alone or (wanted is not None and x.dim() == wanted - 1)
     if not single:
         return x, (y.reshape(1) if y.dim() == 0 else y), False
     return (
@@ -201,7 +209,8 @@ class _Walk:
                     error = max(error, topmost.relative(value, auto))
             else:
                 gradients.append(Gradient(full, "by autograd", auto, auto, id(parameter) in self.shared, True))
-        note = "; ".join(n for n in (back.note, "frozen weights: no gradient is taken for them" if frozen else "") if n)
+        indices = "its input is not real numbers: no delta passes" if auto_out is None else ""
+        note = "; ".join(n for n in (back.note, indices, "frozen weights: no gradient is taken for them" if frozen else "") if n)
         step = Step(
             label,
             type(call.module).__name__,
@@ -213,7 +222,7 @@ class _Walk:
             back.formula,
             own,
             back.delta_out,
-            gain(own, back.delta_out),
+            gain(own, back.delta_out) if auto_out is not None else math.nan,
             tuple(gradients),
             error,
             arrives,
@@ -236,6 +245,8 @@ class _Walk:
         note = "traced as a whole by its vector-Jacobian product (autograd); its inner factors are not shown"
         if call.others:
             note += f"; it returns {call.others + 1} tensors, of which the first is shown"
+        if call.extra:
+            note += f"; it takes {call.extra + 1} tensors, and the delta is that of the first"
         return Backward(passed, "module", type(call.module).__name__, "dL/da = vector-Jacobian product, by autograd", None, [], note)
 
 

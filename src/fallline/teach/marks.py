@@ -52,6 +52,18 @@ def _who(step: Step) -> str:
     return "the weights" if step.family == "linear" else step.kind
 
 
+def _why(step: Step) -> str:
+    """What made the factor small or large: its own values."""
+    if step.local is None or step.family not in {"activation", "linear"}:
+        return ""
+    if step.family == "activation":
+        most = float(step.local.abs().max())
+        flat = " (saturated)" if step.symbol in {"σ′", "tanh′"} and most < 0.05 else ""
+        return f"; the largest {step.symbol} here is {number(most)}{flat}"
+    norm = float(torch.linalg.matrix_norm(step.local.flatten(1), ord=2)) if step.local.dim() > 1 else math.nan
+    return f"; the largest singular value of the weights is {number(norm)}" if step.kind == "Linear" else ""
+
+
 def judge(steps: list[Step], top: Tensor) -> Verdict:
     """Set the marks; steps in forward order, `top` the derivative of the loss by the prediction."""
     first = next((i for i, s in enumerate(steps) if s.gradients), 0)
@@ -96,9 +108,8 @@ def judge(steps: list[Step], top: Tensor) -> Verdict:
     for step in marked:
         share = sign * math.log(step.gain) / total
         times = f"to {number(step.gain)} of its size" if sign < 0 else f"{number(step.gain)} times"
-        step.mark = Mark(
-            problem, chief, step.gain, share, f"{chief} {verb} the delta {times}: {share:.0%} of the {verb[:-3] if sign < 0 else 'growth'}"
-        )
+        told = f"{chief} {verb} the delta {times}: {share:.0%} of the {'loss' if sign < 0 else 'growth'} of size"
+        step.mark = Mark(problem, chief, step.gain, share, told + _why(step))
     of = "of" if sign < 0 else "times"
     plural = "s" if len(marked) != 1 else ""
     say = (

@@ -12,7 +12,7 @@ from fallline.teach.naming import delta_name, weight_name
 from fallline.teach.notation import math
 from fallline.teach.picture import draw
 from fallline.teach.steps import Factor, Step
-from fallline.teach.text import applied, brief, in_numbers, per_example, product, weighted_sum, zero
+from fallline.teach.text import alias, applied, brief, head, in_numbers, per_example, product, weighted_sum, zero
 
 if TYPE_CHECKING:
     from fallline.teach.backprop import Trace
@@ -252,7 +252,8 @@ def _back_pass(trace: "Trace") -> str:
     top = (
         f'<div class="layer"><header><h3>Loss · {escape(part.name)}</h3></header>'
         f'<p class="rule">{math(f"L = {part.formula} = {number(part.value)}")}</p>'
-        f'<p class="rule">{math("dL/dŷ")} {math(f"= {part.derivative} =")} {_back(escape(brief(part.delta)))}</p></div>'
+        f'<p class="rule">{math(head(trace))} {math(f"= {part.derivative} =")} {_back(escape(brief(part.delta)))}'
+        f'<span class="what">{math(alias(trace)) if alias(trace) else ""}</span></p></div>'
     )
     says = (
         "From the loss to the inputs: each layer takes the delta that arrives, multiplies it by its local derivative, passes it on, and "

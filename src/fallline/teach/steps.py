@@ -57,7 +57,7 @@ class Mark:
     say: str
 
 
-@dataclass
+@dataclass(repr=False)
 class Step:
     """One use of one layer: forward values, local derivative, delta in from the loss side, delta out to the input side, gradients.
 
@@ -104,6 +104,9 @@ class Step:
     names_out: tuple[str, ...] = ()
     symbol: str = "f"
     bias: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"Step({self.layer}, {self.kind}, {self.shape}, delta × {self.gain:.4g}{', ' + self.mark.problem if self.mark else ''})"
 
     @property
     def z(self) -> Tensor:

@@ -109,10 +109,22 @@ def _forward(trace: "Trace") -> list[str]:
     return lines
 
 
+def head(trace: "Trace") -> str:
+    """What the derivative of the loss is called: dL/dŷ, and δ3 as well where the last layer is a Linear."""
+    last = trace.steps[-1].names_out if trace.named else ()
+    return f"{delta_name(last[0])} = dL/dŷ" if len(last) == 1 and last[0].startswith("z") else "dL/dŷ"
+
+
+def alias(trace: "Trace") -> str:
+    """Says that the prediction is the last sum, where no activation follows it."""
+    last = trace.steps[-1].names_out if trace.named else ()
+    return f"      (ŷ = {last[0]})" if len(last) == 1 and last[0].startswith("z") else ""
+
+
 def _loss(trace: "Trace") -> list[str]:
     part = trace.loss
     lines = ["LOSS", "", f"  {part.name}:  L = {part.formula} = {number(part.value)}"]
-    lines.append(f"    dL/dŷ = {part.derivative} = {brief(part.delta)}")
+    lines.append(f"    {head(trace)} = {part.derivative} = {brief(part.delta)}{alias(trace)}")
     return lines
 
 

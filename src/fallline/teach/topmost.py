@@ -41,7 +41,7 @@ def _onehot(z: Tensor, y: Tensor) -> Tensor:
 # kind -> (formula, derivative, closed form of a mean over n entries or N examples)
 _KINDS: dict[str, tuple[str, str, Closed]] = {
     "mse": ("mean (ŷ − y)²", "2 (ŷ − y) / n", lambda p, y: 2 * (p - y) / p.numel()),
-    "half": ("(ŷ − y)² / 2", "ŷ − y", lambda p, y: p - y),
+    "half": ("Σ (ŷ − y)² / 2", "ŷ − y", lambda p, y: p - y),
     "mae": ("mean |ŷ − y|", "sign(ŷ − y) / n", lambda p, y: torch.sign(p - y) / p.numel()),
     "bce": (
         "−mean [y log ŷ + (1 − y) log(1 − ŷ)]",
@@ -103,7 +103,7 @@ def measure(function: Callable[[Tensor, Tensor], Any], out: Tensor, y: Tensor) -
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")
-            value = function(out, y)
+            value = _wide_or_narrow(function, out, y)
     except FalllineError:
         raise
     except Exception as error:
@@ -120,12 +120,22 @@ def measure(function: Callable[[Tensor, Tensor], Any], out: Tensor, y: Tensor) -
     return value.reshape(())
 
 
+def _wide_or_narrow(function: Callable[[Tensor, Tensor], Any], out: Tensor, y: Tensor) -> Any:
+    """The loss in float64, or in float32 where it holds float32 tensors of its own (class weights in a lambda)."""
+    try:
+        return function(out, y)
+    except RuntimeError as error:
+        if ("Double" not in str(error) and "dtype" not in str(error)) or out.dtype != torch.float64:
+            raise
+        return function(out.float(), y.float() if y.is_floating_point() else y)
+
+
 def describe(loss: Any, name: str, value: Tensor, out: Tensor, y: Tensor, delta: Tensor) -> LossPart:
     """The loss part of the trace; the closed form is shown only where it gives autograd's number."""
     own = getattr(loss, "name", None) if type(loss).__module__.startswith("fallline.") else None
     key = _OURS.get(str(own)) if own else _TORCH_NAMES.get(type(loss).__name__, _TORCH_NAMES.get(name))
     shown, target = out.detach(), y.detach()
-    candidates = [key] if key else ["half"] if shown.shape == target.shape else []
+    candidates = [key] if key else ["half", "mse"] if shown.shape == target.shape else []
     for kind in candidates:
         formula, derivative, closed = _KINDS[str(kind)]
         try:
@@ -133,12 +143,17 @@ def describe(loss: Any, name: str, value: Tensor, out: Tensor, y: Tensor, delta:
         except (RuntimeError, IndexError):
             continue
         error = relative(own_delta, delta)
-        same_value = kind != "half" or torch.isclose(((shown - target) ** 2).sum() / 2, value.detach())
-        if error < 1e-9 and same_value:
+        if error < 1e-9 and (key or _is_square(str(kind), shown, target, value)):
             if shown.numel() == 1:
-                formula, derivative = formula.replace("mean ", ""), derivative.replace(" / n", "")
+                formula, derivative = formula.replace("mean ", "").replace("Σ ", ""), derivative.replace(" / n", "")
             return LossPart(name, formula, derivative, float(value.detach()), shown, target, own_delta, error, True)
     return LossPart(name, "L(ŷ, y)", "by autograd", float(value.detach()), shown, target, delta, 0.0, False)
+
+
+def _is_square(kind: str, shown: Tensor, target: Tensor, value: Tensor) -> bool:
+    """Whether a loss written by hand is half the sum of squares, or their mean."""
+    share = 0.5 if kind == "half" else 1 / shown.numel()
+    return bool(torch.isclose(((shown - target) ** 2).sum() * share, value.detach()))
 
 
 def relative(own: Tensor, auto: Tensor) -> float:

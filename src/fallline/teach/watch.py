@@ -31,6 +31,11 @@ class Call:
     input: Tensor
     output: Tensor | None = None
     others: int = 0
+    extra: int = 0
+
+
+def _devices() -> list[int]:
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
 
 
 @contextmanager
@@ -38,7 +43,7 @@ def untouched() -> Iterator[None]:
     """Leave every random stream as it was, with gradients on, warnings of the model's own code off."""
     python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+        with torch.random.fork_rng(_devices()), torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -126,7 +131,7 @@ def run(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Call], int | None]:
             kept = first.clone()
             if kept.is_floating_point() and not kept.requires_grad:
                 kept.requires_grad_()
-            calls.append(Call(name, module, first, source, kept))
+            calls.append(Call(name, module, first, source, kept, extra=len(_floating(args[1:]))))
             open_calls.append(calls[-1])
             return (kept.clone(), *args[1:])
 
@@ -153,9 +158,9 @@ def run(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Call], int | None]:
     except FalllineError:
         raise
     except Exception as error:
-        raise FalllineError(
-            f"the model could not be run on x of shape {tuple(x.shape)}: {type(error).__name__}: {_first(error)}."
-        ) from error
+        text = f"the model could not be run on x of shape {tuple(x.shape)}: {type(error).__name__}: {_first(error)}"
+        mixed = "; a trace runs in float64: make tensors inside the model with dtype=x.dtype" if "double" in text.lower() else ""
+        raise FalllineError(f"{text}{mixed}.") from error
     finally:
         for handle in handles:
             handle.remove()
