@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fallline._core.errors import FalllineError
 
-_BLOCK = 4096
+_BLOCK = 2**18
+"""Numbers that are looked at together, so that they stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,8 @@ class Pictures:
         """Mean and deviation of each channel (zscore), or its extremes (minmax), over the training pictures (N, C, H, W)."""
         channels = pictures.shape[1]
         center, spread = np.zeros(channels), np.ones(channels)
-        if scale == "zscore" and pictures.dtype == np.uint8:
-            levels = np.arange(256.0)
-            for c in range(channels):
-                counts = np.bincount(pictures[:, c].reshape(-1), minlength=256)
-                center[c] = (counts * levels).sum() / counts.sum()
-                spread[c] = np.sqrt((counts * (levels - center[c]) ** 2).sum() / counts.sum())
-        elif scale == "zscore":
-            n = pictures[:, 0].size
-            blocks = [pictures[i : i + _BLOCK].astype(np.float64) for i in range(0, len(pictures), _BLOCK)]
-            center = np.sum([b.sum((0, 2, 3)) for b in blocks], axis=0) / n
-            spread = np.sqrt(np.sum([((b - center[:, None, None]) ** 2).sum((0, 2, 3)) for b in blocks], axis=0) / n)
+        if scale == "zscore":
+            center, spread = _moments(pictures)
         elif scale == "minmax":
             center = pictures.min((0, 2, 3)).astype(np.float64)
             spread = pictures.max((0, 2, 3)).astype(np.float64) - center
@@ -78,3 +70,19 @@ class Pictures:
 
 def _say(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
+
+
+def _moments(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel in float64, in one pass; sums are taken about a value from the middle of the data."""
+    channels, n = pictures.shape[1], pictures[:, 0].size
+    about = pictures[0].reshape(channels, -1).mean(axis=1, dtype=np.float64)
+    total, squares = np.zeros(channels), np.zeros(channels)
+    rows = max(1, _BLOCK // max(1, pictures[0].size))
+    for start in range(0, len(pictures), rows):
+        for c in range(channels):
+            block = pictures[start : start + rows, c].astype(np.float64).ravel()
+            block -= about[c]
+            total[c] += block.sum()
+            squares[c] += np.square(block, out=block).sum()
+    shift = total / n
+    return about + shift, np.sqrt(np.maximum(squares / n - shift**2, 0))

@@ -12,6 +12,9 @@ from torch import Tensor
 from fallline._core.errors import FalllineError, nearest
 from fallline.data.columns.choose import KINDS, Column, choose
 
+_STAIRS = 32
+"""Tables with more columns of numbers than this have no staircases: they would have too many features."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -30,8 +33,9 @@ class Table:
         """
         columns: list[Column] = []
         left_out: dict[str, str] = {}
+        steps = sum(dtype.is_numeric() for dtype in frame.dtypes) <= _STAIRS
         for series in frame:
-            found = choose(series, scale=scale, plain=plain)
+            found = choose(series, scale=scale, plain=plain, steps=steps)
             if isinstance(found, str):
                 left_out[series.name] = found
             else:

@@ -17,17 +17,20 @@ _ID_NAME = re.compile(r"(^|[\s_.-])(id|uuid|guid|index|rownames?|key)$|[a-z](Id|
 _ID_SUFFIX = re.compile(r"[a-z](Id|ID)$")
 
 
-def choose(series: pl.Series, *, scale: str, plain: bool = False) -> Column | str:
+def choose(series: pl.Series, *, scale: str, plain: bool = False, steps: bool = False) -> Column | str:
     """The prepared column, or the reason why it is left out.
 
     Args:
         series: the column over the training rows.
         scale: "zscore", "minmax" or "none", for numbers.
         plain: the column comes from an array: it is kept as a number whatever it holds.
+        steps: numbers may climb a staircase beside their own value.
     """
     dtype = series.dtype
     if plain and (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
         return Numeric.fit(series.cast(pl.Float64), scale=scale, tails=False)
+    if dtype.is_nested() or dtype in (pl.Object, pl.Binary):
+        return f"it holds {dtype}, which is no number, category, text or date"
     there = series.drop_nans() if dtype.is_float() else series
     there = there.drop_nulls()
     if not len(there):
@@ -42,9 +45,7 @@ def choose(series: pl.Series, *, scale: str, plain: bool = False) -> Column | st
     if dtype.is_integer() and _counts_rows(there, distinct, series.name):
         return "an identifier (a different value in each row)"
     if dtype.is_numeric() or dtype in (pl.Duration, pl.Time):
-        return Numeric.fit(series, scale=scale)
-    if dtype not in (pl.String, pl.Categorical, pl.Enum):
-        return f"it holds {dtype}, which is no number, category, text or date"
+        return Numeric.fit(series, scale=scale, steps=steps)
     return _of_text(series.cast(pl.String), there.cast(pl.String), distinct, scale)
 
 

@@ -3,15 +3,27 @@
     x' = (t(x) − center) / spread        t(x) = x,  or  sign(x) log(1 + |x| / unit) where the training rows have heavy tails
 
 `center` and `spread` are mean and standard deviation (zscore), smallest value and range (minmax), or 0 and 1 (none).
+
+Where there are many training rows, a number also climbs a staircase between quantiles e₀ < e₁ < ... of the training rows, which lets a
+small network bend sharply where the rows are dense:
+
+    sₖ = clip((t(x) − eₖ₋₁) / (eₖ − eₖ₋₁), 0, 1)
+
+Source of the staircase: Gorishniy, Rubachev & Babenko, "On embeddings for numerical features in tabular deep learning", NeurIPS 2022,
+eq. 1 (piecewise linear encoding). https://arxiv.org/abs/2203.05556
+Departs from the source: the scaled number itself is kept beside it, so that values beyond the training rows still count.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
 
 from fallline._core.errors import FalllineError
+
+STEPS, STEP_ROWS, STEP_VALUES = 16, 2000, 64
+"""Steps of the staircase, and how many training rows and distinct values it takes to have one."""
 
 HEAVY = 1.5
 """A skewness beyond this counts as a heavy tail (a normal variable has 0, an exponential one 2)."""
@@ -31,10 +43,12 @@ class Numeric:
     """Scale of the signed logarithm; 0 leaves the values as they are."""
     constant: bool = False
     """All training values that are there are the same: only the flag says anything."""
+    edges: list[float] = field(default_factory=list)
+    """Quantiles between which the staircase climbs; empty for none."""
 
     @classmethod
-    def fit(cls, series: pl.Series, *, scale: str, tails: bool = True) -> Self:
-        """Learn fill, scale and tail from training rows; `tails=False` never takes the logarithm."""
+    def fit(cls, series: pl.Series, *, scale: str, tails: bool = True, steps: bool = False) -> Self:
+        """Learn from training rows; `tails` allows the logarithm, `steps` the staircase."""
         values = numbers(series)
         there = values[~np.isnan(values)]
         fill = float(np.median(there)) if len(there) else 0.0
@@ -47,23 +61,29 @@ class Numeric:
         elif len(seen) and scale == "minmax":
             center, spread = float(seen.min()), float(seen.max() - seen.min())
         spread = spread if np.isfinite(spread) and spread > 1e-12 * max(1.0, abs(center)) else 1.0
-        return cls(series.name, fill, center, spread, bool(len(there) < len(values)), unit, constant)
+        edges = _edges(seen) if steps and scale != "none" else []
+        return cls(series.name, fill, center, spread, bool(len(there) < len(values)), unit, constant, edges)
 
     @property
     def features(self) -> list[str]:
         """Names of what `encode` gives."""
-        return [self.name, f"{self.name} is missing"] if self.flag else [self.name]
+        stairs = [f"{self.name} step {k}" for k in range(1, len(self.edges))]
+        return [self.name, *stairs, f"{self.name} is missing"] if self.flag else [self.name, *stairs]
 
     def encode(self, series: pl.Series) -> np.ndarray:
         """float32 of shape (rows, features)."""
         values = numbers(series)
         missing = np.isnan(values)
-        scaled = (_tail(np.where(missing, self.fill, values), self.unit) - self.center) / self.spread
-        return np.stack([scaled, missing] if self.flag else [scaled], axis=1).astype(np.float32)
+        drawn = _tail(np.where(missing, self.fill, values), self.unit)
+        low, high = np.array(self.edges[:-1]), np.array(self.edges[1:])
+        stairs = np.clip((drawn[:, None] - low) / (high - low), 0, 1)
+        return np.column_stack([(drawn - self.center) / self.spread, stairs, *([missing] if self.flag else [])]).astype(np.float32)
 
     def say(self) -> str:
         """How it is prepared, in words."""
         parts = ["signed logarithm (heavy tails)"] if self.unit else []
+        if self.edges:
+            parts.append(f"{len(self.edges) - 1} steps between quantiles")
         if self.flag:
             parts.append(f"missing becomes the median {self.fill:g}, with a flag")
         return "number" + (f": {'; '.join(parts)}" if parts else "")
@@ -122,6 +142,14 @@ def _unit(values: np.ndarray) -> float:
         return 0.0
     unit = float(np.median(size[size > 0]))
     return unit if abs(skewness(_tail(values, unit))) < 0.5 * skew else 0.0
+
+
+def _edges(values: np.ndarray) -> list[float]:
+    """Quantiles for the staircase, where the values are enough to tell them."""
+    if len(values) < STEP_ROWS or len(np.unique(values)) < STEP_VALUES:
+        return []
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, STEPS + 1)))
+    return [float(v) for v in edges] if len(edges) > 3 else []
 
 
 def _tail(values: np.ndarray, unit: float) -> np.ndarray:

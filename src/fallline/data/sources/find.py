@@ -168,7 +168,6 @@ def _read_parts(source: dict[str, Any], target: str | None, labelled: bool) -> R
         x = np.concatenate([raw.x for raw in raws.values()])
     from fallline.data.task import as_series
 
-    y = pl.concat(
-        [as_series(raw.y, first.target).alias(first.target) for raw in raws.values() if raw.y is not None], how="vertical_relaxed"
-    )
+    labels = [as_series(raw.y, first.target).alias(first.target).to_frame() for raw in raws.values() if raw.y is not None]
+    y = pl.concat(labels, how="vertical_relaxed").to_series()
     return Raw("splits", first.kind, x, y, first.target, first.class_names, first.task, assigned, first.notes, plain=first.plain)

@@ -23,7 +23,7 @@ def read_npz(path: "str | os.PathLike[str]") -> dict[str, Any]:
     source = Path(path)
     with told("read", source):
         try:
-            with np.load(source, allow_pickle=False) as found:
+            with source.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 if not isinstance(found, np.lib.npyio.NpzFile):
                     raise FalllineError(f"'{source}' holds one array; save X and y together with numpy.savez.")
                 arrays = {name: found[name] for name in found.files}
