@@ -90,7 +90,18 @@ def test_times_are_in_epochs():
 
 
 @pytest.mark.parametrize(
-    "spec", ["cosin", "cosine:stop=1", "cosine:end=x", "cosine:end=2", "step:every=0", "step:factor=0", "cosine+step", "warmup+plateau", "plateau:factor=1"]
+    "spec",
+    [
+        "cosin",
+        "cosine:stop=1",
+        "cosine:end=x",
+        "cosine:end=2",
+        "step:every=0",
+        "step:factor=0",
+        "cosine+step",
+        "warmup+plateau",
+        "plateau:factor=1",
+    ],
 )
 def test_a_bad_spec_is_refused(spec):
     with pytest.raises(FalllineError):
