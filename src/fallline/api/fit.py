@@ -13,6 +13,7 @@ from torch import nn
 
 from fallline._core.errors import FalllineError, must
 from fallline._core.files import make_folder, write_json
+from fallline.api.evidence import evidence
 from fallline.api.folder import describe, pipeline_file, read_pipeline
 from fallline.api.model import Maker, model_maker
 from fallline.api.run import Run, residual_quantiles
@@ -191,7 +192,7 @@ def _finish(plan: _Plan, data: "Data", writer: Writer, folder: Path | None, outc
     residuals = residual_quantiles(plan.module, data, plan.goal) if outcome.status == "finished" else None
     if folder is not None:
         write_json(folder / PIPELINE_FILE, pipeline_file(data, plan.goal, residuals))
-    writer.describe(status=outcome.status, result=outcome.to_json())
+    writer.describe(status=outcome.status, result=outcome.to_json() | evidence(plan.module, data, plan.goal, outcome.metrics))
     reader = Reader(writer)
     if folder is not None:
         writer.close()
