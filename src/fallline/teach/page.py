@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fallline.teach.digits import number
+from fallline.teach.digits import number, term
 from fallline.teach.marks import THRESHOLDS, size
 from fallline.teach.naming import delta_name, weight_name
 from fallline.teach.notation import math
@@ -35,7 +35,9 @@ table.chain{width:auto;min-width:0}
 table.chain td{border-bottom:0;padding:3px 12px 3px 0;vertical-align:middle;white-space:nowrap}
 table.chain td.v{font-weight:640;text-align:right}table.chain td.ok{color:var(--good);font-size:13px}
 table.chain tr.cut td{padding-top:12px}
-table.chain td.why{color:var(--soft);font-size:13.5px;white-space:normal}
+table.chain td.why{color:var(--soft);font-size:13.5px}
+.layer .scroll{margin-top:10px}.layer .rule .what{margin-left:20px}
+.netbox{overflow-x:auto}@media (max-width:820px){.net{min-width:680px}}
 .way{display:grid;grid-template-columns:auto auto minmax(80px,1fr) auto auto;gap:7px 16px;align-items:center;font-size:14.5px}
 .way .r{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.way .soft{color:var(--soft)}
 .way .rail{background:var(--sunken);border-radius:5px;height:14px}.way .fill{height:14px;border-radius:5px;background:var(--s2);opacity:.75;
@@ -138,7 +140,7 @@ def _linear_rows(step: Step) -> list[str]:
         shown = ""
         if len(step.delta_in) == 1 and step.local is not None:
             pairs = [(float(step.local[o, i]), float(step.delta_in[0, o])) for o in range(len(terms))]
-            shown = "= " + " + ".join(f"{number(w)}·({number(d)})" if d < 0 else f"{number(w)}·{number(d)}" for w, d in pairs)
+            shown = "= " + " + ".join(f"{term(w) if at else number(w)}·{term(d)}" for at, (w, d) in enumerate(pairs))
         value = _back(escape(per_example(step.delta_out, i)))
         cells = [_cell(math(delta_name(source))), _cell(math(f"= {symbols}")), _cell(math(shown) if shown else ""), _cell("=")]
         rows.append(_row(*cells, _cell(value, "v"), cut=i == 0))
@@ -244,7 +246,7 @@ def _network(trace: "Trace", drawing: str) -> str:
     )
     if trace.examples > 1:
         says += f" Values and deltas are those of the first of {trace.examples} examples; gradients are of all."
-    return _section("network", "The network", says, f"<figure class=wide>{drawing}</figure>")
+    return _section("network", "The network", says, f'<figure class="wide"><div class="netbox">{drawing}</div></figure>')
 
 
 def _back_pass(trace: "Trace") -> str:

@@ -1,11 +1,11 @@
 """A trace as aligned text: forward, loss, backward, verdict."""
 
+import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from fallline.teach.digits import number
+from fallline.teach.digits import number, term
 from fallline.teach.marks import THRESHOLDS, size
 from fallline.teach.naming import delta_name, weight_name
 from fallline.teach.steps import Factor, Step
@@ -18,8 +18,7 @@ SHOWN = 3
 
 def product(factor: Factor, row: tuple[float, ...]) -> str:
     """The factors of one example as numbers, negative ones behind the first in brackets."""
-    shown = [number(v) for v in row]
-    return " · ".join(s if i == 0 or not s.startswith("−") else f"({s})" for i, s in enumerate(shown))
+    return " · ".join(term(v) if i else number(v) for i, v in enumerate(row))
 
 
 def in_numbers(factor: Factor) -> str:
@@ -73,10 +72,13 @@ def weighted_sum(step: Step, unit: int) -> tuple[str, str]:
     if weight is None:
         return step.formula, ""
     symbols = [f"{weight_name(s, step.names_out[unit])} {s}" for s in step.names_in]
-    numbers = [f"{number(float(weight[unit, i]))}·{number(float(step.input[0, i]))}" for i in range(len(step.names_in))]
+    numbers = [
+        f"{term(float(weight[unit, i])) if i else number(float(weight[unit, i]))}·{term(float(step.input[0, i]))}"
+        for i in range(len(step.names_in))
+    ]
     if bias is not None:
         symbols.append(f"b{step.names_out[unit][1:]}")
-        numbers.append(number(float(bias[unit])))
+        numbers.append(term(float(bias[unit])))
     return " + ".join(symbols), " + ".join(numbers)
 
 
@@ -185,18 +187,19 @@ def _backward(trace: "Trace") -> list[str]:
 
 def _sizes(trace: "Trace") -> list[str]:
     lines = ["HOW LARGE THE DELTA IS ON ITS WAY BACK", ""]
-    top = size(trace.loss.delta)
-    rows: list[tuple[str, ...]] = [("", "loss", number(top), "", "")]
-    peak = max([abs(_log(top)), *(abs(_log(size(s.delta_out))) for s in trace.steps)])
-    for step in reversed(trace.steps):
-        norm = size(step.delta_out)
-        bar = "█" * max(0, round(24 + 24 * _log(norm) / peak)) if peak > 0 and norm > 0 else ""
-        rows.append((step.layer, step.kind, number(norm), f"× {number(step.gain)}", bar if peak > 2 else "", "◀" if step.mark else ""))
-    return lines + table([("layer", "kind", "‖delta out‖", "factor", "", ""), *rows], 2)
+    norms = [size(trace.loss.delta), *(size(step.delta_out) for step in reversed(trace.steps))]
+    logs = [math.log10(n) for n in norms if 0 < n < float("inf")]
+    low, span = (min(logs), max(logs) - min(logs)) if logs else (0.0, 0.0)
 
+    def bar(norm: float) -> str:
+        return "█" * (1 + round(35 * (math.log10(norm) - low) / span)) if span > 1 and 0 < norm < float("inf") else ""
 
-def _log(value: float) -> float:
-    return float(torch.tensor(value, dtype=torch.float64).log10()) if 0 < value < float("inf") else 0.0
+    rows: list[tuple[str, ...]] = [("", "loss", number(norms[0]), "", bar(norms[0]), "")]
+    for step, norm in zip(reversed(trace.steps), norms[1:], strict=True):
+        factor = "" if math.isnan(step.gain) else f"× {number(step.gain)}"
+        rows.append((step.layer, step.kind, number(norm), factor, bar(norm), "◀" if step.mark else ""))
+    scale = "(logarithmic)" if span > 1 else ""
+    return lines + table([("layer", "kind", "‖delta out‖", "factor", scale, ""), *rows], 2)
 
 
 def render(trace: "Trace") -> str:
