@@ -184,7 +184,7 @@ def test_augment_is_refused_for_tables(shell, table):
         ("def other():\n    pass\n", ["make"]),
         ("def make():\n    return 3\n", ["int"]),
         ("from torch import nn\ndef make(input_shape, outputs):\n    return nn.Linear(input_shape[0], 7)\n", ["7", "1"]),
-        ("from torch import nn\ndef make(input_shape, outputs):\n    return nn.Linear(3000, outputs)\n", ["net.py"]),
+        ("from torch import nn\ndef make(input_shape, outputs):\n    return nn.Linear(3000, outputs)\n", ["3000"]),
     ],
     ids=["raises", "imports nothing", "syntax", "no such function", "no module", "wrong width", "wrong input"],
 )

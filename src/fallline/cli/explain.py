@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from fallline._core.errors import FalllineError
 from fallline.cli import options as o
 from fallline.cli.terminal import Voice
 
@@ -16,13 +17,19 @@ def explain(
     /,
     *,
     plot: Annotated[str | None, o.text("draw it into this file (png, svg, pdf)", o.RUN)] = None,
+    html: Annotated[str | None, o.text("write it as a page into this file", o.RUN)] = None,
     json: o.Json = False,
+    quiet: o.Quiet = False,
 ) -> int:
     """Tell what something is: its formula, its source, when to use it and when not."""
     from fallline.api.explain import explain as explain_name
 
-    voice = Voice(as_json=json)
+    voice = Voice(quiet=quiet, as_json=json)
+    if name is None and (plot or html):
+        raise FalllineError("name what is to be drawn, as in `fallline explain huber --plot huber.png`.")
     found: Any = explain_name(name, plot=plot)
+    if html:
+        found.to_html(html)
     voice.say(str(found))
-    voice.json(dataclasses.asdict(found) if dataclasses.is_dataclass(found) and not isinstance(found, type) else found)
+    voice.json(dataclasses.asdict(found))
     return 0

@@ -4,7 +4,7 @@ import errno
 import re
 import sys
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, UnusedCliTokensError
 
 from fallline._core.errors import FalllineError
 from fallline.cli.terminal import colour
@@ -33,6 +33,9 @@ def sentence_of(error: BaseException) -> str | None:
         if isinstance(seen, FalllineError):
             return one_line(str(seen))
         seen = seen.__cause__
+    if isinstance(error, UnusedCliTokensError):
+        rest = " ".join(error.unused_tokens or [])
+        return f"there is one word too many: {rest!r}; a name with spaces wants quotes, and a value its option in front."
     if isinstance(error, CycloptsError):
         error.verbose = False
         return one_line(_joined(str(error)))

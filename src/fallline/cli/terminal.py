@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from fallline._core.errors import FalllineWarning
@@ -36,6 +36,24 @@ class Voice:
     def head(self, text: str) -> None:
         """A line that opens a section."""
         self.say(colour(text, "1", sys.stdout))
+
+    def epochs(self, total: int) -> Callable[[int, dict[str, float]], None] | None:
+        """What to call after each epoch: a short line where no bar is shown (no terminal), on standard error; at most about 20 lines."""
+        if self.quiet or sys.stderr.isatty():
+            return None
+        every = -(-total // 20)
+
+        def tell(epoch: int, measured: dict[str, float]) -> None:
+            if epoch % every and epoch != total:
+                return
+            shown = [
+                f"{split} loss {number(measured[f'{split}/loss'])}" for split in ("train", "validation") if f"{split}/loss" in measured
+            ]
+            best = next((name for name in ("accuracy", "r2") if f"validation/{name}" in measured), None)
+            shown += [f"{best} {number(measured[f'validation/{best}'])}"] if best else []
+            print(f"epoch {epoch}/{total}: {', '.join(shown)}", file=sys.stderr, flush=True)
+
+        return tell
 
     def json(self, document: Any) -> None:
         """The one document for a program, if it asked; NaN and infinity become null."""

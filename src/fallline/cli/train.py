@@ -77,14 +77,25 @@ def train(
         voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
         for note in loaded.notes:
             voice.say(f"  {note}")
-        run = fit(model, loaded, out=folder, quiet=voice.quiet, say=lambda line: voice.say(f"  {line}"), **settings)
+        voice.say(f"  model {model}, optimizer {optimizer}, batches of {batch_size}, {epochs} epochs, seed {seed}, device {device}")
+        run = fit(
+            model,
+            loaded,
+            out=folder,
+            quiet=voice.quiet,
+            say=lambda line: voice.say(f"  {line}"),
+            each_epoch=voice.epochs(epochs),
+            **settings,
+        )
         finish(run, voice)
         return exit_code(run)
 
 
 def _resume(folder: str, data: str | None, voice: Voice) -> int:
     from fallline.api.fit import resume
+    from fallline.record import read_info
 
-    run = resume(folder, data=data, quiet=voice.quiet)
+    total = read_info(folder)["config"].get("epochs", 1)
+    run = resume(folder, data=data, quiet=voice.quiet, each_epoch=voice.epochs(int(total)))
     finish(run, voice)
     return exit_code(run)
