@@ -48,11 +48,6 @@ class Regression(Elementwise):
     target_kind = "real"
     output = "identity"
 
-    @override
-    def shape(self, input: Tensor, target: Tensor) -> torch.Size:
-        must(not target.is_complex() and target.dtype != torch.bool, "the target is real numbers", target.dtype, where=self.name)
-        return super().shape(input, target)
-
 
 class Signed(Elementwise):
     """A score against a label -1 or +1."""
