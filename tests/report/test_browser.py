@@ -1,5 +1,7 @@
 """The pages in a real browser, where one is installed: every chart is drawn, nothing is complained of."""
 
+import html as html_
+import json
 import os
 import re
 import shutil
@@ -42,3 +44,44 @@ def test_a_browser_draws_every_chart_and_complains_of_nothing(html, tmp_path: Pa
     assert len(re.findall(r'class="chart js-plotly-plot"', dom)) == places
     assert dom.count("main-svg") >= places
     assert "cannot be drawn" not in dom.split("<script>")[0]
+
+
+_CLICKS = """<script>
+const wait = setInterval(() => {
+  if (document.documentElement.dataset.ready !== "yes") return;
+  clearInterval(wait);
+  const one = (s) => document.querySelector(s), every = (s) => [...document.querySelectorAll(s)];
+  const hidden = () => every(".chart").map((c) => c.data.filter((t) => t.visible === false && t.meta === "adam").length);
+  const others = () => every(".chart").map((c) => c.data.filter((t) => t.visible === false && t.meta !== "adam").length);
+  const key = one(".key[data-series=adam]"), told = {};
+  key.click(); told.off = hidden(); told.pressed = every(".key[data-series=adam]").map((k) => k.getAttribute("aria-pressed"));
+  key.click(); told.on = hidden();
+  key.dispatchEvent(new MouseEvent("dblclick")); told.alone = [hidden(), others()];
+  key.dispatchEvent(new MouseEvent("dblclick")); told.all = others();
+  const log = one("[data-log-of]"), chart = one(`.chart[data-chart="${log.dataset.logOf}"]`);
+  told.linear = chart.layout.yaxis.type; log.click(); told.log = chart.layout.yaxis.type;
+  const heads = every("table.rank th button"), column = () => every("table.rank tbody tr").map((r) => r.cells[6].dataset.value);
+  heads[6].click(); told.up = column(); heads[6].click(); told.down = column();
+  const before = chart.layout.font.color; one("#theme").click(); told.theme = before !== chart.layout.font.color;
+  document.title = "TOLD" + JSON.stringify(told);
+}, 50);
+</script></body>"""
+
+
+def test_clicks_hide_series_change_the_scale_and_sort(tmp_path: Path) -> None:
+    whole = report.study_page(made.study_record())
+    dom, _ = _open(whole.replace("</body>", _CLICKS), tmp_path)
+    found = re.search(r"<title>TOLD(.*?)</title>", dom)
+    assert found is not None
+    told = json.loads(html_.unescape(found.group(1)))
+    assert all(n > 0 for n in told["off"])
+    assert told["pressed"] == ["false", "false"]
+    assert not any(told["on"])
+    assert not any(told["alone"][0])
+    assert all(n > 0 for n in told["alone"][1])
+    assert not any(told["all"])
+    assert (told["linear"], told["log"], told["theme"]) == ("linear", "log", True)
+    steps = sorted(int(v) for v in told["up"] if v)
+    assert [int(v) for v in told["up"][:-1]] == steps
+    assert [int(v) for v in told["down"][:-1]] == steps[::-1]
+    assert told["up"][-1] == told["down"][-1] == ""

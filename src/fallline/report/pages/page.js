@@ -145,7 +145,11 @@
   let before;
   addEventListener("beforeprint", () => {
     before = root.dataset.theme; root.dataset.theme = "light";
-    drawn.forEach((place) => { draw(place); Plotly.relayout(place, { width: 660, autosize: false }); });
+    drawn.forEach((place) => {
+      const wide = place.closest("figure.wide"), tall = charts[place.dataset.chart].height;
+      draw(place);
+      Plotly.relayout(place, { width: wide ? 640 : 300, height: wide ? tall : Math.min(tall, 260), autosize: false, "font.size": 11 });
+    });
   });
   addEventListener("afterprint", () => {
     if (before) root.dataset.theme = before; else delete root.dataset.theme;
