@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fallline.estimator import Regressor as Regressor
     from fallline.teach.backprop import trace_backprop as trace_backprop
 
-__version__ = "0.1.0"
+from fallline._core.version import VERSION as __version__
 
 _HOME = {
     "FalllineError": "fallline._core.errors",
