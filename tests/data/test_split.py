@@ -93,6 +93,21 @@ def test_changing_test_and_validation_rows_leaves_the_pipeline_and_training_rows
     assert not after.test.x.equal(before.test.x)
 
 
+def test_a_word_in_a_test_row_makes_the_column_a_category_and_no_failure():
+    frame = messy().with_columns(code=pl.Series([str(i % 5) for i in range(200)]))
+    row = int(split_rows(200, None, seed=0, validation=0.15, test=0.15)["test"][0])
+    mixed = frame.with_columns(code=pl.when(pl.int_range(pl.len()) == row).then(pl.lit("none")).otherwise(pl.col("code")))
+    assert "code" in data.load(frame, "y").feature_names
+    assert "code=3" in data.load(mixed, "y").feature_names
+
+
+def test_infinity_is_named_by_its_row_in_the_source():
+    frame = messy().with_columns(size=pl.Series([float("inf") if i == 150 else float(i) for i in range(200)]))
+    for seed in range(5):
+        with pytest.raises(FalllineError, match=r"'size' .* in row 150"):
+            data.load(frame, "y", seed=seed)
+
+
 def test_changing_a_training_row_does_change_the_pipeline():
     frame = messy()
     row = int(split_rows(frame.height, None, seed=0, validation=0.15, test=0.15)["train"][0])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fallline._core.errors import FalllineError, lookup
+from fallline.data.columns.choose import holds_words
 from fallline.data.dataset import Data, Split
 from fallline.data.pipeline import Pipeline
 from fallline.data.raw import Raw
@@ -66,6 +67,8 @@ def load(
         raise FalllineError(f"{raw.name} has {len(raw)} row(s); at least 2 are needed to learn anything (n_samples = {len(raw)}).")
     if raw.y is None:
         raise FalllineError(f"{raw.name} has no labels; give (X, y).")
+    if raw.kind == "table":
+        _refuse_infinite(raw.x)
     goal = find_goal(raw.y, raw.target, task=task or raw.task, names=raw.class_names)
     labels = goal.y.numpy() if goal.classes else None
     parts = split_rows(len(raw), labels, seed=seed, validation=validation, test=test, assigned=raw.assigned)
@@ -74,7 +77,8 @@ def load(
         pipeline, taken, splits = None, None, _tensor_splits(raw, goal, parts)
     else:
         taken = _rows(raw, parts["train"])
-        fitted = Pipeline.fit(taken, scale=scale, plain=raw.plain)
+        words = {series.name for series in raw.x if holds_words(series)} if raw.kind == "table" else ()
+        fitted = Pipeline.fit(taken, scale=scale, plain=raw.plain, words=words)
         pipeline = dataclasses.replace(fitted, target=raw.target, task=goal.task, classes=goal.classes, raw_labels=goal.raw_labels)
         splits = {
             name: Split(pipeline.transform(taken if name == "train" else _rows(raw, rows)), goal.y[torch.from_numpy(rows)])
@@ -109,6 +113,17 @@ def _rows(raw: Raw, rows: np.ndarray) -> "pl.DataFrame | np.ndarray":
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
         return raw.x[rows[0] : rows[-1] + 1]
     return raw.x[rows]
+
+
+def _refuse_infinite(frame: pl.DataFrame) -> None:
+    """Refuse infinity in a column of numbers, by column and by row of the source."""
+    for series in frame:
+        if series.dtype.is_float() and (infinite := series.is_infinite().fill_null(False)).any():
+            row = int(infinite.arg_true()[0])
+            raise FalllineError(
+                f"column '{series.name}' holds {int(infinite.sum())} infinite value(s), the first ({series[row]}) in row {row} "
+                "(counted from 0); replace it by a number, or leave it empty if it is missing."
+            )
 
 
 def _tensor_splits(raw: Raw, goal: Goal, parts: dict[str, np.ndarray]) -> dict[str, Split]:

@@ -1,7 +1,7 @@
 """The preprocessing that belongs to a model: fitted on the training rows only, saved as JSON, applied alike to every later row."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -36,19 +36,20 @@ class Pipeline:
     raw_labels: tuple[Any, ...] = field(default=())
 
     @classmethod
-    def fit(cls, rows: "pl.DataFrame | np.ndarray", *, scale: str = "zscore", plain: bool = False) -> Self:
+    def fit(cls, rows: "pl.DataFrame | np.ndarray", *, scale: str = "zscore", plain: bool = False, words: Collection[str] = ()) -> Self:
         """Learn from training rows: a table, or pictures (N, C, H, W).
 
         Args:
             rows: training rows without the target.
             scale: "zscore" (mean 0, deviation 1), "minmax" (0 to 1) or "none", for numbers and pictures.
             plain: the table comes from an array; every column is kept.
+            words: columns that are text, even where all training rows could be numbers or dates.
 
         Raises:
             FalllineError: nothing is left to learn from, or a value is infinite.
         """
         if isinstance(rows, pl.DataFrame):
-            return cls(Table.fit(rows, scale=scale, plain=plain))
+            return cls(Table.fit(rows, scale=scale, plain=plain, words=words))
         return cls(Pictures.fit(rows, scale=scale))
 
     def transform(self, rows: "pl.DataFrame | np.ndarray") -> Tensor:

@@ -1,6 +1,7 @@
 """From the columns of a table to the numbers of a model: each column by its kind, learnt from the training rows."""
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,8 +26,8 @@ class Table:
     plain: bool
 
     @classmethod
-    def fit(cls, frame: pl.DataFrame, *, scale: str, plain: bool = False) -> Self:
-        """Choose and fit each column.
+    def fit(cls, frame: pl.DataFrame, *, scale: str, plain: bool = False, words: Collection[str] = ()) -> Self:
+        """Choose and fit each column; those named in `words` are text, even where all training rows could be numbers or dates.
 
         Raises:
             FalllineError: no column is left to learn from, or a value is infinite.
@@ -35,7 +36,7 @@ class Table:
         left_out: dict[str, str] = {}
         steps = sum(dtype.is_numeric() for dtype in frame.dtypes) <= _STAIRS
         for series in frame:
-            found = choose(series, scale=scale, plain=plain, steps=steps)
+            found = choose(series, scale=scale, plain=plain, steps=steps, words=series.name in words)
             if isinstance(found, str):
                 left_out[series.name] = found
             else:

@@ -148,14 +148,18 @@ def _regression(series: pl.Series, target: str, kinds: pl.Series, *, said: bool)
     if not series.dtype.is_numeric():
         shown = ", ".join(_show(v) for v in kinds.head(3).to_list())
         raise FalllineError(f"task='regression' needs a target of numbers, but '{target}' holds labels ({shown}); leave `task` out.")
-    y = torch.from_numpy(series.cast(pl.Float64).to_numpy().astype(np.float32))
+    exact = series.cast(pl.Float64).to_numpy()
+    with np.errstate(over="ignore"):
+        y = torch.from_numpy(exact.astype(np.float32))
     if torch.isinf(y).any():
         raise FalllineError(
             f"the target '{target}' holds values beyond the range of float32 (about 3.4e38); divide it by a constant first."
         )
     if bool((y == y[0]).all()):
         raise FalllineError(f"the target '{target}' is constant in float32 precision; subtract its mean first.")
-    why = "as you said" if said else f"because it holds {len(kinds)} distinct numbers; {_OVERRIDE.format('multiclass')}"
+    whole = bool((exact == np.round(exact)).all())
+    hint = f"; {_OVERRIDE.format('multiclass')}" if whole else ", fractions among them"
+    why = "as you said" if said else f"because it holds {len(kinds)} distinct numbers{hint}"
     return Goal("regression", y, (), (), f"the task is regression: `{target}` is a number, {why}")
 
 

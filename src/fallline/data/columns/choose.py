@@ -17,13 +17,14 @@ _ID_NAME = re.compile(r"(^|[\s_.-])(id|uuid|guid|index|rownames?|key)$|[a-z](Id|
 _ID_SUFFIX = re.compile(r"[a-z](Id|ID)$")
 
 
-def choose(series: pl.Series, *, scale: str, plain: bool = False, steps: bool = False) -> Column | str:
+def choose(series: pl.Series, *, scale: str, plain: bool = False, steps: bool = False, words: bool = False) -> Column | str:
     """The prepared column, or the reason why it is left out.
 
     Args:
         series: the column over the training rows.
         scale: "zscore", "minmax" or "none", for numbers.
         plain: the column comes from an array: it is kept as a number whatever it holds.
+        words: the column of text holds words in some row, training row or not: it is no column of numbers or dates.
         steps: numbers may climb a staircase beside their own value.
     """
     dtype = series.dtype
@@ -46,15 +47,27 @@ def choose(series: pl.Series, *, scale: str, plain: bool = False, steps: bool = 
         return "an identifier (a different value in each row)"
     if dtype.is_numeric() or dtype in (pl.Duration, pl.Time):
         return Numeric.fit(series, scale=scale, steps=steps)
-    return _of_text(series.cast(pl.String), there.cast(pl.String), distinct, scale)
+    text = there.cast(pl.String)
+    if not words and _is_number(text):
+        return Numeric.fit(series.cast(pl.String), scale=scale, steps=steps)
+    if not words and distinct > 2 and format_of(text) is not None:
+        return Date.fit(series.cast(pl.String), scale=scale)
+    return _of_text(series.cast(pl.String), text, distinct, scale)
+
+
+def holds_words(series: pl.Series) -> bool:
+    """Whether a column of text holds something that is neither a number nor a date."""
+    if series.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        return False
+    there = series.drop_nulls().cast(pl.String)
+    return not _is_number(there) and format_of(there) is None
+
+
+def _is_number(there: pl.Series) -> bool:
+    return not there.str.strip_chars().cast(pl.Float64, strict=False).null_count()
 
 
 def _of_text(series: pl.Series, there: pl.Series, distinct: int, scale: str) -> Column | str:
-    numeric = there.str.strip_chars().cast(pl.Float64, strict=False)
-    if not numeric.null_count():
-        return Numeric.fit(series, scale=scale)
-    if distinct > 2 and format_of(there) is not None:
-        return Date.fit(series, scale=scale)
     spaced = there.str.contains(r"\S\s+\S").mean()
     wordy = isinstance(spaced, float) and spaced > 0.5
     if distinct == len(there) > 10 and not wordy:

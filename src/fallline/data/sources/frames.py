@@ -27,7 +27,9 @@ def to_polars(frame: Any) -> pl.DataFrame:
     if isinstance(frame, pl.LazyFrame):
         return frame.collect()
     if isinstance(frame, pl.DataFrame):
-        return frame
+        odd = [series for series in frame if series.dtype == pl.Object]
+        words = [pl.Series(s.name, [None if v is None else str(v) for v in s.to_list()], dtype=pl.String) for s in odd]
+        return frame.with_columns(words) if odd else frame
     names = [str(name) for name in frame.columns]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
