@@ -6,6 +6,8 @@ Every name is imported on first use, so that `import fallline` costs nothing and
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fallline._core.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from fallline import data as data
     from fallline import losses as losses
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from fallline.estimator import Regressor as Regressor
     from fallline.teach.backprop import trace_backprop as trace_backprop
 
-from fallline._core.version import VERSION as __version__
 
 _HOME = {
     "FalllineError": "fallline._core.errors",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fallline import __version__
 from fallline._core.errors import FalllineError
 from fallline._core.files import read_json
+from fallline._core.version import VERSION
 from fallline.api.model import Maker
 from fallline.losses import Loss
 from fallline.losses import build as build_loss
@@ -55,7 +55,7 @@ def describe(
         "loss": {"name": goal.spec, "options": repr(goal.loss), "in_memory": loss_given},
         "optimizer": {"name": settings.optimizer, "lr": settings.lr, "schedule": settings.schedule},
         "environment": {
-            "fallline": __version__,
+            "fallline": VERSION,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "platform": platform.platform(),

@@ -68,9 +68,9 @@ COMMANDS = (
 
 def version() -> str:
     """The version, read where it is written."""
-    from fallline import __version__
+    from fallline._core.version import VERSION
 
-    return __version__
+    return VERSION
 
 
 def build_app() -> App:
