@@ -251,6 +251,27 @@ def test_dead_relus_are_named():
     assert trace.verdict.ratio == 0
 
 
+class Squeezed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(6))
+        for layer in self.layers:
+            nn.init.orthogonal_(layer.weight)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = 0.1 * layer(x)
+        return x
+
+
+def test_what_the_modules_do_not_explain_is_laid_at_the_code_between_them():
+    torch.manual_seed(0)
+    trace = fl.trace_backprop(Squeezed(), torch.randn(4, 6), torch.randn(4, 6), nn.MSELoss())
+    assert trace.verdict.problem == "vanishing"
+    assert "Code between the modules did 100% of it" in trace.verdict.say
+    assert trace.marked == []
+
+
 @pytest.mark.parametrize("depth", [2, 6, 12])
 def test_a_healthy_network_has_no_mark(depth):
     torch.manual_seed(depth)
@@ -542,6 +563,7 @@ BAD = {
     "features": (NET, torch.randn(4, 5), torch.randn(4, 3), nn.MSELoss(), "(4, 5)"),
     "empty": (NET, torch.randn(0, 2), torch.randn(0, 3), nn.MSELoss(), "at least one example"),
     "nan": (NET, torch.tensor([[float("nan"), 1.0]]), torch.randn(1, 3), nn.MSELoss(), "finite"),
+    "complex": (NET, torch.randn(1, 2) + 1j, torch.randn(1, 3), nn.MSELoss(), "real numbers"),
     "text": (NET, "abc", torch.randn(1, 3), nn.MSELoss(), "`x` must be"),
     "not a model": (lambda x: x, torch.randn(4, 2), torch.randn(4, 3), nn.MSELoss(), "torch.nn.Module"),
     "not a loss": (NET, torch.randn(4, 2), torch.randn(4, 3), 3, "callable"),

@@ -96,6 +96,8 @@ def _real(value: Any, what: str) -> Tensor:
         tensor = torch.as_tensor(value).detach().to("cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise FalllineError(f"`{what}` must be a tensor or numbers, but got {type(value).__name__}.") from error
+    if tensor.is_complex():
+        raise FalllineError(f"`{what}` must hold real numbers, but it holds {str(tensor.dtype).removeprefix('torch.')}.")
     if tensor.numel() == 0:
         raise FalllineError(f"`{what}` must hold at least one example, but its shape is {tuple(tensor.shape)}.")
     tensor = tensor.double() if tensor.is_floating_point() else tensor
@@ -208,7 +210,8 @@ class _Walk:
                 if id(parameter) not in self.shared:
                     error = max(error, topmost.relative(value, auto))
             else:
-                gradients.append(Gradient(full, "by autograd", auto, auto, id(parameter) in self.shared, True))
+                shared = id(parameter) in self.shared
+                gradients.append(Gradient(full, "by autograd, all uses together" if shared else "by autograd", auto, auto, shared, True))
         indices = "its input is not real numbers: no delta passes" if auto_out is None else ""
         note = "; ".join(n for n in (back.note, indices, "frozen weights: no gradient is taken for them" if frozen else "") if n)
         step = Step(
@@ -300,7 +303,7 @@ def trace_backprop(model: nn.Module, x: Any, y: Any, loss: str | Callable[..., A
         steps, parts = _walk_back(walk, part.delta.reshape(out.shape))
     gradients = _totals(walk, parts)
     _simplify(steps, part)
-    verdict = judge(steps, part.delta)
+    verdict = judge(steps, part.delta, walk.strict)
     named = name_steps(steps, [c.module for c in calls], walk.strict)
     if named:
         _add_scalars(steps)

@@ -17,6 +17,7 @@ from fallline.teach.steps import Mark, Step
 
 VANISHED, EXPLODED = 1e-3, 1e3
 SHRANK, GREW = 0.5, 2.0
+BETWEEN = "code between the modules"
 THRESHOLDS = (
     f"vanishing: the delta reaches the first weights at less than {VANISHED:g} of its size at the output; "
     f"exploding: at more than {EXPLODED:g} times; a single factor is marked below {SHRANK:g} (above {GREW:g}) when its kind did most of it"
@@ -64,8 +65,11 @@ def _why(step: Step) -> str:
     return f"; the largest singular value of the weights is {number(norm)}" if step.kind == "Linear" else ""
 
 
-def judge(steps: list[Step], top: Tensor) -> Verdict:
-    """Set the marks; steps in forward order, `top` the derivative of the loss by the prediction."""
+def judge(steps: list[Step], top: Tensor, whole: bool = True) -> Verdict:
+    """Set the marks; steps in forward order, `top` the derivative of the loss by the prediction.
+
+    `whole`: whether the steps are the whole chain; where they are not, what they do not explain is laid at the code between them.
+    """
     first = next((i for i, s in enumerate(steps) if s.gradients), 0)
     chain = steps[first + 1 :]
     start, end = size(top), size(steps[first].delta_in) if steps else 0.0
@@ -97,9 +101,9 @@ def judge(steps: list[Step], top: Tensor) -> Verdict:
     for step in chain:
         if step.gain > 0 and math.isfinite(step.gain):
             pushes[_who(step)] = pushes.get(_who(step), 0.0) + sign * math.log(step.gain)
+    if not whole:
+        pushes[BETWEEN] = sign * math.log(ratio) - sum(pushes.values())
     total = sum(p for p in pushes.values() if p > 0)
-    if total <= 0:
-        return Verdict(problem, ratio, f"The gradient is {problem}: {number(ratio)} times, in code between the modules.")
     chief = max(pushes, key=lambda k: pushes[k])
     marked = [s for s in chain if _who(s) == chief and (s.gain < SHRANK if sign < 0 else s.gain > GREW)]
     if not marked:
@@ -112,8 +116,10 @@ def judge(steps: list[Step], top: Tensor) -> Verdict:
         step.mark = Mark(problem, chief, step.gain, share, told + _why(step))
     of = "of" if sign < 0 else "times"
     plural = "s" if len(marked) != 1 else ""
+    over = f", over {len(marked)} layer{plural}" if marked else ""
+    name = {"the weights": "The weights", BETWEEN: "Code between the modules"}.get(chief, chief)
     say = (
         f"{problem.capitalize()} gradient: from the output to the first weights the delta {verb} to {number(ratio)} {of} its size. "
-        f"{chief.replace('the ', 'The ', 1)} did {pushes[chief] / total:.0%} of it, over {len(marked)} layer{plural}."
+        f"{name} did {pushes[chief] / total:.0%} of it{over}."
     )
     return Verdict(problem, ratio, say)
