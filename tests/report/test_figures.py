@@ -229,6 +229,14 @@ def test_the_most_frequent_mistake_is_named_true_class_first() -> None:
     assert class_table(grid).rows[1][:4] == ["b", "10", "85.7\N{NO-BREAK SPACE}%", "60.0\N{NO-BREAK SPACE}%"]
 
 
+def test_a_large_confusion_table_lists_mistakes_in_place_of_all_counts() -> None:
+    counts = (np.eye(50, dtype=int) * 5).tolist()
+    counts[3][7], counts[9][1] = 2, 4
+    grid = confusion(counts, [f"c{i}" for i in range(50)])
+    assert grid is not None
+    assert grid.table.rows == [["c9", "c1", "4"], ["c3", "c7", "2"]]
+
+
 @pytest.mark.parametrize("raw", [None, 3, "x", [], [[1]], [[1, 2]], [[1, 2], [3]], [["a", "b"], ["c", "d"]], {"counts": None}])
 def test_what_is_no_confusion_table_gives_none(raw: object) -> None:
     assert confusion(raw, ["a", "b"]) is None

@@ -225,11 +225,11 @@ def test_the_headline_of_a_run_is_its_main_test_metric(metrics: dict[str, Any], 
     ("verdicts", "seeds", "says"),
     [
         (["best", "yes", "yes"], 3, "adam is ahead on digits, and 3 seeds show it"),
-        (["best", "not shown", "yes"], 3, "adam came first on digits; 3 seeds do not tell it from nadam"),
+        (["best", "not shown", "yes"], 3, "adam came first on digits; 3 seeds cannot tell it from nadam"),
         (
             ["best", "not shown", "not shown"],
             5,
-            "adam came first on digits, but 5 seeds do not tell it from any of the other 2",
+            "adam came first on digits, but 5 seeds cannot tell it from any of the other 2",
         ),
         (["best", "not shown", "not shown"], 1, "adam came first on digits; one seed cannot show a difference"),
         (["best"], 3, "adam on digits: nothing to compare it with"),

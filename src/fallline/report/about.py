@@ -125,6 +125,9 @@ def _data(info: Any) -> Pairs:
     rows = rows_of(info)
     if rows:
         out.append(("Rows", ", ".join(f"{number(n)} {'training' if s == 'train' else s}" for s, n in rows.items())))
+    counts = class_counts(info)
+    if len(counts) > _MOST_CLASSES:
+        out.append(("Classes", f"{number(len(counts))}, of {number(min(counts.values()))} to {number(max(counts.values()))} rows each"))
     shape = first(info, "data.input_shape", "data.summary.input_shape", "data.summary.shape")
     if isinstance(shape, list | tuple):
         out.append(("Input", " × ".join(str(v) for v in shape) + (" features" if len(shape) == 1 else "")))

@@ -134,8 +134,8 @@ def headline(reader: Source) -> str:
     others = lead_[1:]
     first = f"{lead_[0]} came first on {data}"
     if len(lead_) < len(table):
-        return f"{first}; {seeds} do not tell it from {listed(others) if len(others) <= 3 else f'{len(others)} of the others'}"
-    return f"{first}, but {seeds} do not tell it from {'the other' if len(others) == 1 else f'any of the other {len(others)}'}"
+        return f"{first}; {seeds} cannot tell it from {listed(others) if len(others) <= 3 else f'{len(others)} of the others'}"
+    return f"{first}, but {seeds} cannot tell it from {'the other' if len(others) == 1 else f'any of the other {len(others)}'}"
 
 
 def lead(reader: Source) -> str:

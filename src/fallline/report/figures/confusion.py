@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 from fallline.report.figures.shapes import Grid, Table
 from fallline.report.words import count, metric, number
 
+MOST_IN_TABLE = 40  # classes; of more, the most frequent mistakes are listed
+
 
 class PerClass(NamedTuple):
     """One class: rows that are it, share of its predictions that are right, share of its rows found. NaN: nothing to divide by."""
@@ -58,7 +60,11 @@ def confusion(raw: Any, classes: Sequence[str], split: str = "test") -> Grid | N
     says = f"{number(right)} of {count(total, f'{split} row')} are on the diagonal: named correctly."
     if wrong[0]:
         says += f" The most frequent mistake: {wrong[1]} taken for {wrong[2]} ({count(wrong[0], 'time')})."
-    table = Table(["true \\ predicted", *labels], [[labels[i], *(number(v) for v in counts[i])] for i in range(n)])
+    if n <= MOST_IN_TABLE:
+        table = Table(["true \\ predicted", *labels], [[labels[i], *(number(v) for v in counts[i])] for i in range(n)])
+    else:
+        mistakes = sorted(((counts[i][j], labels[i], labels[j]) for i in range(n) for j in range(n) if i != j), key=lambda m: -m[0])
+        table = Table(["true", "predicted", "rows"], [[a, b, number(c)] for c, a, b in mistakes[:MOST_IN_TABLE] if c])
     return Grid("confusion", "Confusion table", "predicted class", "true class", labels, counts, says, f"Table of counts. {says}", table)
 
 
