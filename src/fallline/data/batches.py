@@ -43,7 +43,8 @@ def batches(n: int, batch_size: int, *, seed: int, epoch: int, device: str | tor
 def minibatches(split: Split, batch_size: int, *, seed: int, epoch: int, block: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
     """The rows themselves, in the order of `batches`: (x, y) of each batch.
 
-    About `block` rows are gathered at a time and handed out as views, which costs less than a gather for each batch; more would leave the cache.
+    About `block` rows are gathered at a time and handed out as views, which costs less than a gather for each
+    batch; much larger blocks would leave the cache.
 
     Raises:
         FalllineError: `batch_size` is not in 1 .. rows of the split.
