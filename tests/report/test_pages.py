@@ -3,6 +3,8 @@ import gzip
 import importlib.resources
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -327,3 +329,9 @@ def test_a_page_is_written_whole_into_a_new_folder(tmp_path: Path) -> None:
     assert target.read_text() == "<p>"
     with pytest.raises(FalllineError, match=r"not a folder|in the way"):
         report.write("<p>", tmp_path / "a" / "b.html" / "c.html")
+
+
+def test_importing_the_report_brings_no_heavy_library() -> None:
+    code = "import sys, fallline.report; print([m for m in ('torch', 'plotly', 'matplotlib', 'polars', 'sklearn') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

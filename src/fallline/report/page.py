@@ -149,6 +149,10 @@ def write(html: str, path: str | Path) -> Path:
 
     Raises:
         FalllineError: the path cannot be written; the sentence says why.
+
+    >>> import tempfile
+    >>> write(page("Hello", "<p>World.</p>"), f"{tempfile.mkdtemp()}/hello.html").name
+    'hello.html'
     """
     target = Path(path)
     make_folder(target.parent)

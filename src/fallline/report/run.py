@@ -39,6 +39,12 @@ def run_page(reader: Source) -> str:
 
     Args:
         reader: the record of a run (`fallline.record.Reader`); whatever it lacks is left out of the page.
+
+    >>> from fallline import record
+    >>> w = record.Writer(None)
+    >>> w.scalar("loss", 0.5, step=10, epoch=1, split="validation")
+    >>> "<h1>a model on the data is still training</h1>" in run_page(record.Reader(w))
+    True
     """
     info = reader.info
     charts: dict[str, Any] = {}

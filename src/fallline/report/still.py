@@ -28,6 +28,14 @@ def still(reader: Source, path: str | Path, *, dpi: int = 160) -> Path:
 
     Raises:
         FalllineError: another ending, a record without anything to draw, or a path that cannot be written.
+
+    >>> import tempfile
+    >>> from fallline import record
+    >>> w = record.Writer(None)
+    >>> for epoch in (1, 2):
+    ...     w.scalar("loss", 1 / epoch, step=epoch, epoch=epoch, split="validation")
+    >>> still(record.Reader(w), f"{tempfile.mkdtemp()}/run.png").name
+    'run.png'
     """
     target = Path(path)
     must(target.suffix.lower() in _KINDS, "the picture's name ends in .png, .svg or .pdf", target.name, "report.png is usual")

@@ -51,6 +51,12 @@ def study_page(reader: Source) -> str:
 
     Args:
         reader: the record of a study (`fallline.record.Reader`); whatever it lacks is left out of the page.
+
+    >>> from fallline import record
+    >>> w = record.Writer(None, kind="study")
+    >>> w.info["result"] = {"table": [{"optimizer": "adam", "mean": 0.97, "metric": "accuracy", "seeds": 3}]}
+    >>> "<h1>adam on the data: nothing to compare it with</h1>" in study_page(record.Reader(w))
+    True
     """
     info = reader.info
     charts: dict[str, Any] = {}
