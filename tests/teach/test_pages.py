@@ -143,6 +143,9 @@ def test_formulas_become_fractions_and_subscripts():
     assert found.count("<mfrac>") == 1
     assert "<msub><mi>w</mi><mn>13</mn></msub>" in found
     assert "<msub><mi>δ</mi><mn>3</mn></msub>" in found
+    assert "<mi>tanh′</mi>" in math("tanh′(z) = 1 − a²")
+    assert "<mi>tanh</mi>" in math("tanh(z)")
+    assert "<msub><mi>a</mi><mi>i</mi></msub>" in math("dL/dzᵢ = aᵢ (δᵢ − Σⱼ δⱼ aⱼ)")
     assert "&lt;script&gt;" in math("<script>").replace("<mo>", "").replace("</mo>", "").replace("<mtext>&nbsp;", "").replace(
         "&nbsp;</mtext>", ""
     )

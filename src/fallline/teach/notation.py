@@ -3,11 +3,12 @@
 import re
 from html import escape
 
+SUMS = {"Σₙ": "n", "Σᵢ": "i", "Σⱼ": "j"}
 _TOKEN = re.compile(
-    r"dL/d ?(?P<by>[wzabxŷδ][\d,]*′*)(?![A-Za-z])"
-    r"|(?P<sym>[wzabxδŷyLnKWLfuv])(?P<index>\d+(?:,\d+)?)?(?P<prime>′*)(?![A-Za-zα-ωŷ_])"
+    r"dL/d ?(?P<by>[wzabxŷδ][\d,ᵢⱼ]*′*)(?![A-Za-z])"
+    r"|(?P<sym>[wzabxδŷyLnKWLfuv])(?P<index>\d+(?:,\d+)?|[ᵢⱼ])?(?P<prime>′*)(?![A-Za-zα-ωŷ_])"
     r"|(?P<number>−?\d[\d.]*(?:e[-+]?\d+)?)"
-    r"|(?P<words>[A-Za-z]{2,}(?![_′])(?:[ -][A-Za-z]{2,}(?![_′]))*)"
+    r"|(?P<words>[A-Za-z]{2,}(?![A-Za-z_′])(?:[ -][A-Za-z]{2,}(?![A-Za-z_′]))*)"
     r"|(?P<word>[A-Za-zα-ωΑ-ΩŷᵀᵢⱼₙᶻΣ²ϕΦ∞…]+(?:_[a-z]+)?′?)"
     r"|(?P<space>\s+)"
     r"|(?P<mark>.)"
@@ -17,11 +18,14 @@ _TOKEN = re.compile(
 def _symbol(letter: str, index: str | None, prime: str) -> str:
     bare = '<mover accent="true"><mi>y</mi><mo>^</mo></mover>' if letter == "ŷ" else f"<mi>{letter}</mi>"
     inner = bare if not prime else f"<mrow>{bare}<mo>{prime}</mo></mrow>"
-    return f"<msub>{inner}<mn>{escape(index)}</mn></msub>" if index else inner
+    if not index:
+        return inner
+    below = {"ᵢ": "<mi>i</mi>", "ⱼ": "<mi>j</mi>"}.get(index, f"<mn>{escape(index)}</mn>")
+    return f"<msub>{inner}{below}</msub>"
 
 
 def _by(name: str) -> str:
-    found = re.fullmatch(r"(.)([\d,]*)(′*)", name)
+    found = re.fullmatch(r"(.)([\d,ᵢⱼ]*)(′*)", name)
     below = _symbol(found[1], found[2] or None, found[3]) if found else f"<mi>{escape(name)}</mi>"
     return f"<mfrac><mrow><mo>∂</mo><mi>L</mi></mrow><mrow><mo>∂</mo>{below}</mrow></mfrac>"
 
@@ -36,11 +40,13 @@ def _inner(expression: str) -> str:
         elif found["number"]:
             out.append(f"<mn>{escape(found['number'])}</mn>")
         elif found["words"]:
-            out.append(f"<mtext>&nbsp;{escape(found['words'])}&nbsp;</mtext>")
+            word, function = escape(found["words"]), expression[found.end() : found.end() + 1] == "("
+            out.append(f"<mi>{word}</mi>" if function and " " not in word else f"<mtext>&nbsp;{word}&nbsp;</mtext>")
+        elif found["word"] in SUMS:
+            out.append(f"<msub><mo>Σ</mo><mi>{SUMS[found['word']]}</mi></msub>")
         elif found["word"]:
             word = found["word"]
-            plain = len(re.sub(r"[^A-Za-z]", "", word)) > 1
-            out.append(f"<mtext>&nbsp;{escape(word)}&nbsp;</mtext>" if plain else f"<mi>{escape(word)}</mi>")
+            out.append(f"<mi>{escape(word)}</mi>")
         elif found["mark"]:
             out.append(f"<mo>{escape(found['mark'])}</mo>")
     return "".join(out)

@@ -122,7 +122,8 @@ def _activation_rows(step: Step, local: Tensor) -> list[str]:
     return rows
 
 
-def _linear_rows(step: Step) -> list[str]:
+def _weight_rows(step: Step) -> list[str]:
+    """Each entry of the weights' and biases' gradients as a product."""
     rows = []
     for gradient in step.gradients:
         for f in gradient.scalars:
@@ -134,6 +135,12 @@ def _linear_rows(step: Step) -> list[str]:
             same = same if not gradient.shared else ""
             cells = [_cell(math(f.symbol)), _cell(math(f"= {f.formula}")), _cell(math(f"= {in_numbers(f)}")), _cell("=")]
             rows.append(_row(*cells, _cell(_back(number(f.value)), "v"), _cell(same, "ok"), _cell(escape(zero(f)), "why")))
+    return rows
+
+
+def _delta_rows(step: Step) -> list[str]:
+    """The delta that a Linear layer passes on, as a sum over its units."""
+    rows = []
     for i, source in enumerate(step.names_in):
         terms = [(weight_name(source, t), delta_name(t)) for t in step.names_out]
         symbols = " + ".join(f"{w} {d}" for w, d in terms)
@@ -143,7 +150,7 @@ def _linear_rows(step: Step) -> list[str]:
             shown = "= " + " + ".join(f"{term(w) if at else number(w)}·{term(d)}" for at, (w, d) in enumerate(pairs))
         value = _back(escape(per_example(step.delta_out, i)))
         cells = [_cell(math(delta_name(source))), _cell(math(f"= {symbols}")), _cell(math(shown) if shown else ""), _cell("=")]
-        rows.append(_row(*cells, _cell(value, "v"), cut=i == 0))
+        rows.append(_row(*cells, _cell(value, "v")))
     return rows
 
 
@@ -151,7 +158,7 @@ def _opened(step: Step) -> str:
     if step.family == "activation" and step.local is not None and step.local.shape == step.input.shape:
         return f'<p class="rule">{math(step.formula)}</p>{_scroll(_activation_rows(step, step.local))}'
     if step.kind == "Linear":
-        return _scroll(_linear_rows(step))
+        return _scroll(_weight_rows(step)) + _scroll(_delta_rows(step))
     if step.family == "shape":
         return '<p class="note">The delta passes on unchanged.</p>'
     rows = [

@@ -13,7 +13,7 @@ from fallline.teach.steps import Factor, Step
 if TYPE_CHECKING:
     from fallline.teach.backprop import Trace
 
-SHOWN = 3
+SHOWN = 2
 
 
 def product(factor: Factor, row: tuple[float, ...]) -> str:
