@@ -107,7 +107,7 @@ def test_every_key_has_a_label_a_unit_and_words():
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda f: shutil.rmtree(f), "does not exist"),
+        (shutil.rmtree, "does not exist"),
         (lambda f: (f / "run.json").unlink(), "holds no run"),
         (lambda f: (f / "run.json").write_text('{"format": "fall'), "run.json"),
         (lambda f: (f / "run.json").write_bytes(b"\xff\xfe\x00"), "run.json"),

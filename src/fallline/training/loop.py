@@ -106,7 +106,7 @@ def train(
         session.each_epoch = each_epoch
         status, message = _work(session, resume, progress)
     state = session.state
-    if settings.keep == "best" and state.best and status != "interrupted":
+    if state.best and (settings.keep == "best" or status == "diverged"):
         model.load_state_dict(state.best)
         best_epoch = session.patience.best_epoch
     else:
@@ -115,8 +115,7 @@ def train(
         message += " No epoch was finished before it, so the model's weights are of no use."
     metrics = _judge(session, test and status == "finished")
     if place is not None:
-        best = state.best or model.state_dict()
-        save_tensors(place / MODEL_FILE, best, {"goal": goal.to_json()}, format=MODEL_FORMAT)
+        save_tensors(place / MODEL_FILE, model.state_dict(), {"goal": goal.to_json()}, format=MODEL_FORMAT)
     if session.tracker is not None:
         session.tracker.close()
     writer.flush()
