@@ -81,7 +81,11 @@ def study_page(reader: Source) -> str:
         curves=curves,
         search=search,
         about=told.about(reader),
-        repeat=told.repeat(info, "compare", "Every member has its own seed; the same seeds on the same machine give the same table."),
+        repeat=told.repeat(
+            info,
+            "compare",
+            "A seed gives every optimizer the same initial weights and order of rows; the same seeds on the same machine give the same table.",
+        ),
     )
     contents = [("ranking", "Ranking"), ("findings", "Findings"), ("curves", "Curves")]
     contents += [("search", "Learning rates")] if search else []

@@ -1,4 +1,4 @@
-"""The search for the learning rate: validation loss of short runs against the learning rate, for each optimizer, the chosen one marked."""
+"""The search for the learning rate: validation loss of trial runs against the learning rate, for each optimizer, the chosen one marked."""
 
 import math
 from typing import Any
