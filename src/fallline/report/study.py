@@ -17,6 +17,8 @@ from fallline.report.page import filled, legend, page, panel, render
 from fallline.report.run import Card, Notice, foot
 from fallline.report.words import count, is_percent, label, listed, metric, number, seconds
 
+_SAME = "A seed gives every optimizer the same initial weights and order of rows; the same seeds on the same machine give the same table."
+
 
 class Cell(NamedTuple):
     """A cell of the ranking: what it says, what it sorts by, a small line under it, and a tag with its tone."""
@@ -84,7 +86,7 @@ def study_page(reader: Source) -> str:
         repeat=told.repeat(
             info,
             "compare",
-            "A seed gives every optimizer the same initial weights and order of rows; the same seeds on the same machine give the same table.",
+            _SAME,
         ),
     )
     contents = [("ranking", "Ranking"), ("findings", "Findings"), ("curves", "Curves")]

@@ -94,7 +94,9 @@ def _curves(f: Curves, ax: "Axes", legend: bool) -> None:
     elif f.percent:
         _percent(ax.yaxis)
     if f.x_label == "epoch":
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        from matplotlib.ticker import MaxNLocator
+
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel(f.x_label)
     if legend and len(f.lines) > 1:
         ax.legend(fontsize=8, labelcolor=colours.LIGHT["soft"])
