@@ -8,7 +8,8 @@ from cyclopts import Parameter
 from fallline._core.errors import FalllineError, must, refuse
 from fallline._core.number import Number
 from fallline.cli import options as o
-from fallline.cli.place import claimed, default_folder
+from fallline.cli.failure import tell
+from fallline.cli.place import claimed, default_folder, has_record
 from fallline.cli.terminal import Voice
 
 _ALL = "sgd,momentum,nesterov,adagrad,adadelta,rmsprop,adam,nadam,adamax"
@@ -76,7 +77,7 @@ def compare(
 
     if resume is not None:
         return _finish(compare_settings(resume=resume, data=data, quiet=voice.quiet), voice)
-    with claimed(Path(out) if out else default_folder(str(data))) as folder:
+    with claimed(Path(out) if out else default_folder(str(data)), has_record) as folder:
         loaded = load(data, target, seed=0, task=task, scale=scale)
         voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
         for note in loaded.notes:
@@ -123,7 +124,7 @@ def _finish(study: Any, voice: Voice) -> int:
     page = study.report() if study.table else None
     voice.say()
     if study.status == "interrupted":
-        voice.say(f"interrupted; what is whole is saved, go on with: fallline compare --resume {study.folder}")
+        tell(f"interrupted: what is whole is saved, go on with `fallline compare --resume {study.folder}`.")
     voice.say(f"folder: {study.folder}")
     if page is not None:
         voice.say(f"report: {page}")

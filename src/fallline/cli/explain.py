@@ -25,9 +25,9 @@ def explain(
     from fallline.api.explain import explain as explain_name
 
     voice = Voice(quiet=quiet, as_json=json)
-    if name is None and (plot or html):
-        raise FalllineError("name what is to be drawn, as in `fallline explain huber --plot huber.png`.")
     found: Any = explain_name(name, plot=plot)
+    if html and not hasattr(found, "to_html"):
+        raise FalllineError("name what is to be drawn, as in `fallline explain huber --html huber.html`.")
     if html:
         found.to_html(html)
     voice.say(str(found))

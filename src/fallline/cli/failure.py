@@ -50,7 +50,7 @@ def sentence_of(error: BaseException) -> str | None:
 
 
 def tell(line: str) -> None:
-    """`error: ...` on standard error, in red where colour is wanted."""
+    """`error: ...` on standard error, its first word in red where colour is wanted."""
     kind, _, rest = line.partition(" ")
     print(colour(kind, "31;1", sys.stderr), rest, file=sys.stderr, flush=True)
 

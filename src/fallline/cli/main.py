@@ -115,12 +115,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings_in_one_line():
             code = build_app()(tokens)
-    except KeyboardInterrupt:
-        tell("error: interrupted before there was anything to save.")
+    except KeyboardInterrupt as error:
+        tell(f"interrupted: {str(error) or 'there was nothing to save yet.'}")
         return INTERRUPTED
     except BrokenPipeError:  # the reader (`| head`) left: nothing to say, and nobody to say it to
         _silence_stdout()
         return FINE
+    except SystemExit as error:  # rich turns a reader who left into this
+        if isinstance(error.__context__, BrokenPipeError):
+            return FINE
+        raise
     except (CycloptsError, ValueError, OSError, MemoryError, RuntimeError, ArithmeticError) as error:
         sentence = sentence_of(error)
         if sentence is None:

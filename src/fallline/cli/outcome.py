@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fallline.cli.failure import tell
 from fallline.cli.terminal import Voice, number
 
 
@@ -25,7 +26,7 @@ def finish(run: Any, voice: Voice) -> None:
     folder = run.folder
     voice.say()
     if run.status == "interrupted":
-        voice.say(f"interrupted; everything is saved, go on with: fallline train --resume {folder}")
+        tell(f"interrupted: everything is saved, go on with `fallline train --resume {folder}`.")
     elif run.status == "diverged":
         voice.say(f"the training diverged: {run.message}")
     elif run.message:

@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fallline._core.errors import FalllineError
@@ -26,22 +26,13 @@ def default_folder(data: str, root: str = "runs") -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[Path]:
-    """A new folder for a command: refused where something lies in it, removed again where the command fails before it measured."""
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FalllineError(f"'{folder}' is not empty; choose another folder with --out, or go on with --resume {folder}.")
-    created = _missing(folder)
-    try:
-        yield folder
-    except BaseException:  # an interruption included: without a record there is nothing to go on with
-        if not _worth_keeping(folder):
-            _remove(folder, created)
-        raise
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run left something to go on with."""
+    return (folder / "checkpoint.safetensors").exists()
 
 
-def _worth_keeping(folder: Path) -> bool:
-    """Whether anything was measured: then there is something to look at and to go on with."""
+def has_record(folder: Path) -> bool:
+    """Whether a comparison measured anything."""
     import sqlite3
 
     if not (folder / "record.sqlite").exists():
@@ -51,6 +42,25 @@ def _worth_keeping(folder: Path) -> bool:
             return record.execute("SELECT 1 FROM scalars LIMIT 1").fetchone() is not None
     except sqlite3.Error:
         return False
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, worth: Callable[[Path], bool] = has_checkpoint) -> Iterator[Path]:
+    """A new folder for a command: refused where something lies in it, removed where the command fails before it is `worth` keeping."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FalllineError(f"'{folder}' is not empty; choose another folder with --out, or go on with --resume {folder}.")
+    created = _missing(folder)
+    try:
+        yield folder
+    except BaseException as error:  # an interruption included: without a record there is nothing to go on with
+        if not worth(folder):
+            _remove(folder, created)
+        elif isinstance(error, FalllineError):
+            mended = str(error).rstrip(".").replace(", or choose another folder with --out", "")
+            raise FalllineError(f"{mended}; then go on with --resume {folder}.") from error
+        elif isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"what was saved is in {folder}, go on with --resume {folder}.") from error
+        raise
 
 
 def _missing(folder: Path) -> list[Path]:
