@@ -145,7 +145,7 @@ def test_cnn_reaches_90_percent_on_fashion_mnist():
         pytest.skip(str(error))
     model = models.build("cnn", found.input_shape, 10)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for epoch in range(4):
+    for epoch in range(6):
         for x, y in data.minibatches(found.train, 64, seed=0, epoch=epoch):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()
