@@ -330,7 +330,8 @@ def test_torch_hooks_on_the_optimizer_are_still_called():
     "bad",
     [
         {"lr": 0}, {"lr": math.nan}, {"batch_size": 0}, {"batch_size": 2.5}, {"epochs": 0}, {"epochs": True}, {"clip_norm": 0}, {"l1": -1},
-        {"weight_decay": -1}, {"patience": 0}, {"dropout": 1}, {"track": "wandb"}, {"keep": "worst"}, {"checkpoint_seconds": 0}, {"seed": 0.5},
+        {"weight_decay": -1}, {"patience": 0}, {"dropout": 1}, {"track": "wandb"}, {"keep": "worst"}, {"checkpoint_seconds": 0},
+        {"seed": 0.5},
     ],
 )  # fmt: skip
 def test_a_setting_out_of_range_is_refused(bad):

@@ -22,7 +22,7 @@ from fallline.record import MODEL_FILE, PIPELINE_FILE, Reader, Writer, holds_run
 from fallline.training import Goal, Outcome, Settings, aim, train
 from fallline.training.checkpoint import load_tensors
 from fallline.training.loop import MODEL_FORMAT
-from fallline.training.session import batch_rows, device_of
+from fallline.training.session import check, device_of
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -86,6 +86,7 @@ def fit(
     rows = load_data(data, target, seed)
     plan = _prepare(model, rows, wanted, given, batch_given=batch_size != _USUAL_BATCH)
     folder = None
+    must(out is not None or wanted.track is None, "track needs a run folder", "none", "pass out (--out FOLDER)")
     if out is not None:
         if holds_run(out):
             raise FalllineError(f"'{out}' already holds a run; resume it (--resume {out}), or choose another folder with --out.")
@@ -129,8 +130,6 @@ def _prepare(model: Any, data: "Data", settings: Settings, loss: Loss | None, *,
     if not batch_given and len(data.train) < _USUAL_BATCH:
         settings = dataclasses.replace(settings, batch_size="full")
         choices.append(f"batch size: full (there are only {len(data.train)} training rows)")
-    batch_rows(settings, len(data.train))
-    device_of(settings.device)
     goal = aim(data, settings, loss)
     choices += goal.choices
     if settings.augment:
@@ -140,6 +139,7 @@ def _prepare(model: Any, data: "Data", settings: Settings, loss: Loss | None, *,
         must(len(data.input_shape) == 3, "augment is for pictures", f"rows of shape {data.input_shape}", "leave it out")
     maker = model_maker(model, data, goal, settings)
     module = maker.make()
+    check(module, len(data.train), settings)
     settings = dataclasses.replace(settings, loss=goal.spec)
     if settings.lr == "auto":
         lr, why = _find_lr(maker, data, settings, loss)

@@ -116,7 +116,11 @@ def aim(data: "Data", settings: Settings, loss: "Loss | None" = None) -> Goal:
         must(float(std) > 0, "the target varies over the training rows", f"the constant {float(mean):g}")
         scale = Scale(float(mean), float(std))
         choices.append(f"target scale: standardised (mean {scale.mean:.4g}, deviation {scale.std:.4g}; metrics stay in its own units)")
-    return Goal(built, spec, data.task, tuple(data.classes), built.outputs(max(len(data.classes), 1)), scale, choices)
+    goal = Goal(built, spec, data.task, tuple(data.classes), built.outputs(max(len(data.classes), 1)), scale, choices)
+    for split in (data.train, data.validation, data.test):
+        if len(split):
+            built.validate_targets(goal.targets(split.y), len(goal.classes) or None)
+    return goal
 
 
 def class_weights(data: "Data", spec: str) -> Tensor:

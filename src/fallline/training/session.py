@@ -29,7 +29,7 @@ from fallline.training.metrics import compute
 from fallline.training.settings import Settings
 from fallline.training.state import State, Tally, rng_state, set_rng_state
 from fallline.training.stopping import Patience
-from fallline.training.track import tracker
+from fallline.training.track import require, tracker
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -83,9 +83,6 @@ class Session:
         self.target = goal.targets(data.train.y).to(self.device)
         self.held_x = data.validation.x.to(self.device)
         self.held_target = goal.targets(data.validation.y).to(self.device)
-        for part in (self.target, self.held_target, goal.targets(data.test.y)):
-            if len(part):
-                goal.loss.validate_targets(part, len(goal.classes) or None)
         goal.loss.to(self.device)
         must(
             settings.patience is None or len(self.held_x) > 0,
@@ -95,14 +92,7 @@ class Session:
         )
         assert settings.lr != "auto"
         self.lr = float(settings.lr)
-        self.optimizer = optim.build(
-            settings.optimizer,
-            list(self.model.named_parameters()),
-            lr=self.lr,
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-            engine=settings.engine,
-        )
+        self.optimizer = build_optimizer(self.model, settings)
         self.schedule = schedules.build(settings.schedule, total_steps=self.total, steps_per_epoch=self.steps)
         self.steady = settings.schedule == "constant"
         self.augment = data_.Augment.parse(settings.augment) if settings.augment else None
@@ -384,7 +374,7 @@ class Session:
             raise FalllineError(f"the checkpoint '{path}' belongs to other data; load the same rows with the same seed and options.")
         here = {f"model/{n}": tuple(t.shape) for n, t in self.model.state_dict().items()}
         there = {n: tuple(t.shape) for n, t in tensors.items() if n.startswith("model/")}
-        for name in sorted(here.keys() | there.keys()):
+        for name in dict.fromkeys([*here, *there]):
             if here.get(name) != there.get(name):
                 short = name.removeprefix("model/")
                 raise FalllineError(
@@ -413,6 +403,31 @@ def _bare_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     if bare is None or not getattr(kind.step, "hooked", False) or any(hooks) or "step" in vars(optimizer):
         return optimizer.step
     return functools.partial(bare, optimizer)
+
+
+def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """The optimizer that `settings` names, over all parameters of the model; its own learning rate where that is still "auto"."""
+    return optim.build(
+        settings.optimizer,
+        list(model.named_parameters()),
+        lr=None if settings.lr == "auto" else settings.lr,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        engine=settings.engine,
+    )
+
+
+def check(model: nn.Module, rows: int, settings: Settings) -> None:
+    """Refuse settings that do not fit, before anything is written: batch size, device, optimizer, schedule, tracker.
+
+    Raises:
+        FalllineError: the first that does not.
+    """
+    steps = math.ceil(rows / batch_rows(settings, rows))
+    device_of(settings.device)
+    build_optimizer(model, settings)
+    schedules.build(settings.schedule, total_steps=steps * settings.epochs, steps_per_epoch=steps)
+    require(settings.track)
 
 
 def batch_rows(settings: Settings, rows: int) -> int:

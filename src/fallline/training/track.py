@@ -1,5 +1,6 @@
 """Mirror the recorded numbers to a tracker; the local record stays the truth."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,9 @@ class Tensorboard:
     """
 
     def __init__(self, folder: Path | str | None) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise FalllineError(
-                "track 'tensorboard' needs the package tensorboard; install it with: pip install 'fallline[track]'."
-            ) from error
+        require("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
         if folder is None:
             raise FalllineError("track 'tensorboard' needs a run folder; pass out (--out FOLDER).")
         self._writer: Any = SummaryWriter(str(Path(folder) / "tensorboard"))
@@ -31,6 +29,17 @@ class Tensorboard:
     def close(self) -> None:
         """Write what is left."""
         self._writer.close()
+
+
+def require(name: str | None) -> None:
+    """Refuse a tracker whose package is missing, naming the extra that installs it."""
+    if name == "tensorboard":
+        try:
+            importlib.import_module("torch.utils.tensorboard")
+        except ImportError as error:
+            raise FalllineError(
+                "track 'tensorboard' needs the package tensorboard; install it with: pip install 'fallline[track]'."
+            ) from error
 
 
 def tracker(name: str | None, folder: Path | str | None) -> Tensorboard | None:
