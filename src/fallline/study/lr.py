@@ -92,7 +92,8 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
             return Walk(step, lambda: mean_loss(outputs(walker, held_x), held_target, goal))
 
         low, high = preset.lr_range
-        return range_test(begin, low=low / WIDER, high=high * WIDER, default=preset.default_lr, steps=max(10, min(STEPS, total)))
+        with fitting_threads(model, batch):
+            return range_test(begin, low=low / WIDER, high=high * WIDER, default=preset.default_lr, steps=max(10, min(STEPS, total)))
 
 
 def _endless(rows: int, batch: int, seed: int) -> Iterator[Tensor]:
