@@ -133,6 +133,19 @@ def test_a_finished_run_resumes_to_the_same_numbers(shell, run):
     assert (run / "model.safetensors").read_bytes() == weights
 
 
+def test_a_finished_run_can_be_given_more_epochs_and_nothing_else(shell, run, table):
+    code, out, err = shell("train", "--resume", "run", "--epochs", "5", "--json")
+    assert code == 0, err
+    assert json.loads(out)["settings"]["epochs"] == 5
+    assert shell("train", table, "--target", "spent", "--out", "whole", *FAST, "--epochs=5")[0] == 2  # given twice
+    longer = [token if token != "3" else "5" for token in FAST]
+    assert shell("train", table, "--target", "spent", "--out", "whole", "--json", *longer)[0] == 0
+    here, there = (json.loads((shell.home / name / "run.json").read_text())["result"]["metrics"] for name in ("run", "whole"))
+    assert here == there
+    sentence = shell.refused("train", "--resume", "run", "--lr", "0.5", "--model=cnn")
+    assert "--lr, --model" in sentence
+
+
 # -- predict ---------------------------------------------------------------------------------------------------------------------------
 
 

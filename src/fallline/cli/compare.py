@@ -9,6 +9,7 @@ from fallline._core.errors import FalllineError, must, refuse
 from fallline._core.number import Number
 from fallline.cli import options as o
 from fallline.cli.failure import tell
+from fallline.cli.given import only
 from fallline.cli.place import claimed, default_folder, has_record
 from fallline.cli.terminal import Voice
 
@@ -51,6 +52,8 @@ def compare(
     voice = Voice(quiet=quiet, as_json=json)
     if resume is None and data is None:
         raise FalllineError("there is nothing to compare on; name a file, a folder or a set, as in `fallline compare digits`.")
+    if resume is not None:
+        only(("--resume", "--json", "--quiet"), "a resumed comparison keeps its own settings")
     settings: dict[str, Any] = {
         "optimizers": _names("optimizers", optimizers),
         "lrs": "auto" if lrs == "auto" else [_number("lrs", item) for item in _names("lrs", lrs)],

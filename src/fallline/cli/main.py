@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cyclopts import App, CycloptsError, Group
 
 from fallline.cli.failure import sentence_of, tell
+from fallline.cli.given import remember
 from fallline.cli.terminal import warnings_in_one_line
 
 FINE, FINDINGS, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -113,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
+        remember(tokens)
         with warnings_in_one_line():
             code = build_app()(tokens)
     except KeyboardInterrupt as error:

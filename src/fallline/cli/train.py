@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from fallline._core.errors import FalllineError
 from fallline.cli import options as o
+from fallline.cli.given import given, only
 from fallline.cli.outcome import exit_code, finish
 from fallline.cli.place import claimed, default_folder
 from fallline.cli.terminal import Voice
@@ -46,7 +47,8 @@ def train(
     """Train a model on a table, pictures or a named set, and say how well it does on rows it never saw."""
     voice = Voice(quiet=quiet, as_json=json)
     if resume is not None:
-        return _resume(resume, data, voice)
+        only(("--resume", "--epochs", "--json", "--quiet"), "a resumed run keeps its own settings, except for --epochs")
+        return _resume(resume, data, epochs if given("--epochs") else None, voice)
     if data is None:
         raise FalllineError("there is nothing to train on; name a file, a folder or a set, as in `fallline train digits`.")
     settings: dict[str, Any] = {
@@ -77,7 +79,7 @@ def train(
         voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
         for note in loaded.notes:
             voice.say(f"  {note}")
-        voice.say(f"  model {model}, optimizer {optimizer}, batches of {batch_size}, {epochs} epochs, seed {seed}, device {device}")
+        voice.say(f"  model {model}, optimizer {optimizer}, batch size {batch_size}, epochs {epochs}, seed {seed}, device {device}")
         run = fit(
             model,
             loaded,
@@ -91,11 +93,11 @@ def train(
         return exit_code(run)
 
 
-def _resume(folder: str, data: str | None, voice: Voice) -> int:
+def _resume(folder: str, data: str | None, epochs: int | None, voice: Voice) -> int:
     from fallline.api.fit import resume
     from fallline.record import read_info
 
-    total = read_info(folder)["config"].get("epochs", 1)
-    run = resume(folder, data=data, quiet=voice.quiet, each_epoch=voice.epochs(int(total)))
+    total = epochs or int(read_info(folder)["config"].get("epochs", 1))
+    run = resume(folder, data=data, epochs=epochs, quiet=voice.quiet, each_epoch=voice.epochs(total))
     finish(run, voice)
     return exit_code(run)
