@@ -172,6 +172,40 @@ def test_augment_is_refused_for_tables(shell, table):
     assert "picture" in shell.refused("train", table, "--target", "answer", "--augment", "flip", *FAST)
 
 
+@pytest.mark.parametrize("command", ["compare", "lr"])
+@pytest.mark.parametrize(
+    ("tokens", "word"),
+    [
+        (["nowhere.csv"], "nowhere.csv"),
+        (["people.csv", "--target", "spend"], "spent"),
+        (["people.csv", "--target", "spent", "--loss", "cross_entropy"], "mse"),
+        (["people.csv", "--target", "bought", "--loss", "hinge"], "--signed-labels"),
+        (["people.csv", "--target", "spent", "--model", "mpl:3"], "mlp"),
+        (["people.csv", "--target", "spent", "--class-weight", "balanced"], "class_weight"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_the_other_commands_refuse_alike(shell, table, command, tokens, word):
+    assert word in shell.refused(command, *tokens)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "word"),
+    [
+        (["--optimizers", "sgd,adma"], "adam"),
+        (["--batch-sizes", "16,1000"], "1000"),
+        (["--metric", "speed"], "accuracy"),
+        (["--goal", "high"], "high"),
+        (["--optimizers", "adam,adam"], "adam"),
+        (["--seeds", "1,1"], "each seed"),
+        (["--schedule", "cosin"], "cosine"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_comparison_that_makes_no_sense(shell, table, tokens, word):
+    assert word in shell.refused("compare", table, "--target", "answer", "--lrs", "0.1", "--epochs", "1", "--model", "linear", *tokens)
+
+
 # -- a model file ----------------------------------------------------------------------------------------------------------------------
 
 

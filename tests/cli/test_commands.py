@@ -37,7 +37,7 @@ def test_train_says_what_it_did_and_what_to_do_next(shell, table):
         "test",
     ):
         assert word in out, word
-    for line in ("fallline predict run DATA", "fallline report run"):
+    for line in ("fallline predict run DATA", "fallline report run", "fallline train --resume run --epochs 4"):
         assert line in out
     assert [line.split(":")[0] for line in err.splitlines()] == ["epoch 1/2", "epoch 2/2"]
 

@@ -32,8 +32,10 @@ def finish(run: Any, voice: Voice) -> None:
     elif run.message:
         voice.say(run.message)
     voice.say(f"run folder: {folder}")
-    voice.say(f"  fallline predict {folder} DATA")
     voice.say(f"  fallline report {folder}")
+    voice.say(f"  fallline predict {folder} DATA")
+    if run.status == "finished":
+        voice.say(f"  fallline train --resume {folder} --epochs {2 * run.settings.epochs}")
     voice.json(
         {"status": run.status, "message": run.message, "folder": str(folder), "metrics": run.metrics, "settings": run.settings.to_json()}
     )
