@@ -54,7 +54,7 @@ def ours(data, epochs: int) -> float:
             epochs=epochs,
             seed=0,
             out=f"{folder}/run",
-            progress=False,
+            quiet=True,
         )
         return run.metrics["test"]["accuracy"]
 
