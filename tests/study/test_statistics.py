@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fallline._core.errors import FalllineError
-from fallline.study.statistics import all_pairs, diverges_more, holm, mean_interval, median, pair_p, paired
+from fallline.study.statistics import all_pairs, diverges_more, holm, mean_interval, median, pair_p, paired, smallest_visible
 
 finite = st.floats(-1e3, 1e3)
 
@@ -159,3 +159,15 @@ def test_intervals_cover_the_truth(seeds):
     found = [mean_interval(list(row)) for row in draws]
     cover = np.mean([i.low <= 3.0 <= i.high for i in found])  # pyright: ignore[reportOptionalOperand]
     assert abs(cover - 0.95) <= BAND
+
+
+@pytest.mark.parametrize("optimizers", [2, 4])
+def test_what_is_visible_is_where_power_is_about_a_half(optimizers):
+    rng = np.random.default_rng(5)
+    base = {str(i): rng.normal(size=6) for i in range(optimizers)}
+    edge = smallest_visible(base)
+    a, b = base["0"] - base["0"].mean(), base["1"] - base["1"].mean()
+    for factor, claimed in ((0.3, False), (4.0, True)):
+        moved = {**base, "0": a, "1": b + factor * edge}
+        assert (all_pairs(moved)[frozenset("01")] <= 0.05) == claimed
+    assert math.isnan(smallest_visible({"a": [1.0], "b": [2.0]}))

@@ -1,6 +1,7 @@
 """`fl.compare`: optimizers (and batch sizes) against one another over paired seeds, each at a learning rate found for it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ class Study:
         table: one dict for each optimizer and batch size, the best first: optimizer, lr, batch_size, seeds, diverged, metric, mean, low,
             high (95 % interval over seeds), values (one for each seed), test_mean, test_low, test_high, seconds (middle member),
             steps_to_target (middle seed; None: never), missed, lr_at_edge, differs_from_best ("best", "yes", "not shown"), difference,
-            difference_low, difference_high, p (corrected over all pairs), note.
+            difference_low, difference_high, p (corrected over all pairs), visible (what these seeds can show, about), note.
         members: every training that is compared, with its metrics and time.
         search: rates that were tried, with their validation loss.
         headline: the result in words.
@@ -41,8 +42,8 @@ class Study:
         data: what it was run on.
     """
 
-    def __init__(self, result: Result, plan: Plan, writer: Writer, data: "Data") -> None:
-        self._result, self.plan, self.data = result, plan, data
+    def __init__(self, result: Result, plan: Plan, writer: Writer, data: "Data", again: "Callable[..., Study]") -> None:
+        self._result, self.plan, self.data, self._again = result, plan, data, again
         self.reader = Reader(writer)
         self.folder: Path | None = writer.folder
         self.table: list[dict[str, Any]] = result.table
@@ -60,6 +61,15 @@ class Study:
     def text(self) -> str:
         """The ranking for a terminal."""
         return ranking_text(self._result, self.plan)
+
+    def resume(self, *, quiet: bool = False, stop: Callable[[], bool] | None = None) -> "Study":
+        """Go on with a study that was interrupted; members that are whole are not trained again.
+
+        Args:
+            quiet: no progress bar.
+            stop: asked after every step; True stops.
+        """
+        return self._again(quiet=quiet, stop=stop)
 
     def report(self, path: Path | str | None = None) -> Path:
         """Write the page with curves, table and settings; return its path.
@@ -176,7 +186,7 @@ def _run(model: Any, data: "Data", plan: Plan, writer: Writer, loss: Loss | None
             raise
     writer.describe(status=result.status, result=result.to_json())
     writer.flush()
-    return Study(result, plan, writer, data)
+    return Study(result, plan, writer, data, partial(_run, model, data, plan, writer, loss))
 
 
 def _resume(folder: Path, model: Any, data: Any, loss: Loss | None, *, quiet: bool, stop: Callable[[], bool] | None) -> Study:

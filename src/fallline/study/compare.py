@@ -141,14 +141,12 @@ class _Ticks:
     def __init__(self, bar: Progress, plan: Plan) -> None:
         self.bar, self.plan = bar, plan
         self.at, self.base, self.per_step = 0.0, 0.0, 0.0
-        self.limit = 0.0
         self.steps = 0
 
     def start(self, note: str, rows: int, batch: Any) -> None:
         """A new member or search begins."""
         steps = 1 if batch == "full" else math.ceil(rows / batch)
         self.per_step = 1 / steps
-        self.limit = math.inf
         self.steps = 0
         self.bar.advance(0, note=note)
 

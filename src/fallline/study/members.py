@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fallline import record
+import torch
+
+from fallline import optim, record
 from fallline._core.errors import FalllineError
 from fallline.record import Reader, Writer
 from fallline.study.models import ModelLike, fresh
@@ -86,6 +88,7 @@ class Workshop:
         self.goal = aim(data, plan.settings, loss)
         self.reader = Reader(writer)
         self.interrupted = False
+        self.warm: set[str] = set()
 
     def member(self, optimizer: str, batch: BatchSize, lr: float, seed: int, *, search: bool = False) -> Member | None:
         """Train one member, or read it; None where the user stopped it."""
@@ -105,6 +108,7 @@ class Workshop:
         return made
 
     def _train(self, name: str, settings: Settings, search: bool) -> Member | None:
+        self._warm_up(settings)
         model = fresh(self.model, self.data.input_shape, self.goal.outputs, seed=settings.seed, dropout=settings.dropout)
 
         def stop() -> bool:
@@ -135,6 +139,22 @@ class Workshop:
             outcome.best_epoch,
             outcome.message,
         )
+
+    def _warm_up(self, settings: Settings) -> None:
+        """Have the optimizer's step compiled before the first member is timed."""
+        if settings.optimizer in self.warm:
+            return
+        self.warm.add(settings.optimizer)
+        weight = torch.nn.Parameter(torch.zeros(2))
+        weight.grad = torch.zeros(2)
+        optim.build(
+            settings.optimizer,
+            [("weight", weight)],
+            lr=float(settings.lr),
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+            engine=settings.engine,
+        ).step()
 
     def known(self, name: str) -> Member | None:
         """The member of that name, where the record holds it whole."""

@@ -6,7 +6,8 @@
    its start) tells where descent begins and where the loss is back above its beginning: the edge. Several orders of the data are tried
    and the middle one counts; a ramp ends early when the loss explodes.
 2. Trials: between these two, a few fixed rates each train for a number of mini-batches from the same start, and the loss on rows that the
-   test holds aside is measured. The rate whose loss ends lowest is suggested; those that achieve at least half of its descent are useful.
+   test holds aside is measured; more rates beside the best one follow, twice. The rate whose loss ends lowest is suggested; those that
+   achieve at least half of its descent are useful.
    A ramp alone cannot tell this: it looks at each rate once, after all the smaller ones have done their work.
 
 Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3. https://arxiv.org/abs/1506.01186
@@ -138,7 +139,7 @@ def range_test(
     first = lrs[began] if began is not None else (low if edge is None else min(edge, high) / 1e3)
     last = edge if edge is not None else high
     tried: dict[float, float] = {}
-    for rates in (_candidates(max(first / 3, low / 10), max(last, first * 3), trials), None):
+    for rates in (_candidates(max(first / 3, low / 10), max(last, first * 3), trials), None, None):
         for rate in rates or _beside(tried):
             after = []
             for order in range(2):

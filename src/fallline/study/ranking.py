@@ -11,7 +11,7 @@ from typing import Any
 from fallline import record
 from fallline.study.members import Member, Workshop
 from fallline.study.plan import Plan, label
-from fallline.study.statistics import all_pairs, mean_interval, median, paired
+from fallline.study.statistics import all_pairs, mean_interval, median, paired, smallest_visible
 from fallline.study.tune import Tuned
 
 Cell = tuple[str, Any]
@@ -66,7 +66,7 @@ def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned:
         "test_high": test_high,
         "seconds": median([m.seconds for m in found]),
         "steps_to_target": int(reached) if math.isfinite(reached) else None,
-        "missed": sum(not math.isfinite(s) for s in steps) if math.isfinite(target) else 0,
+        "missed": sum(not math.isfinite(s) for s in steps),
         "lr_at_edge": tuned.at_edge,
         "trials": len(tuned.trials),
     }
@@ -84,9 +84,11 @@ def _against_the_best(plan: Plan, members: dict[Cell, list[Member]], made: dict[
     seeds = [s for s in plan.seeds if all(any(m.seed == s for m in found) for found in members.values())]
     values = {str(cell): [next(m for m in members[cell] if m.seed == s).value(plan.metric) for s in seeds] for cell in order}
     chances = all_pairs(values, step)
+    visible = _plain(smallest_visible(values, step)) if len(values) > 1 else None
     best = order[0]
     for cell in order:
         row = made[cell]
+        row["visible"] = visible
         if cell == best:
             row |= {"difference": 0.0, "difference_low": None, "difference_high": None, "p": None, "differs_from_best": "best"}
             continue
@@ -103,15 +105,15 @@ def _against_the_best(plan: Plan, members: dict[Cell, list[Member]], made: dict[
 
 
 def auto_target(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]]) -> float:
-    """The best level that the middle run of three in four optimizers reaches, at its best epoch; NaN where too many diverged."""
+    """The best level that the middle run of three in four optimizers reaches, at its best epoch; NaN where all diverged."""
     lower = record.key(plan.metric).better == "lower"
     sign = 1.0 if lower else -1.0
     middles = []
     for found in members.values():
         reached = [shop.best_value(m, plan.metric) for m in found]
         middles.append(median([sign * v if math.isfinite(v) else math.inf for v in reached]))
-    level = sign * sorted(middles)[math.ceil(0.75 * len(middles)) - 1] if middles else math.nan
-    return level if math.isfinite(level) else math.nan
+    whole = sorted(level for level in middles if math.isfinite(level))
+    return sign * whole[math.ceil(0.75 * len(whole)) - 1] if whole else math.nan
 
 
 def note(row: dict[str, Any]) -> str:
@@ -156,8 +158,8 @@ def headline(rows: Sequence[dict[str, Any]], plan: Plan) -> str:
     else:
         text += "; no difference from the others is shown"
     text += f" (paired by seed, 5 % level over all {pairs} pairs)" if pairs > 1 else " (paired by seed, 5 % level)"
-    if len(worse) < len(rows) - 1 and seeds < 10:
-        text += "; more seeds show smaller differences"
+    if len(worse) < len(rows) - 1 and first["visible"]:
+        text += f"; {seeds} seeds show differences from about {first['visible']:.2g} on, more seeds show smaller ones"
     return text
 
 

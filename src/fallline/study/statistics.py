@@ -141,6 +141,21 @@ def all_pairs(values: Mapping[str, Sequence[float]], step: float = 0.0) -> dict[
     return {frozenset(pair): p for pair, p in zip(pairs, corrected, strict=True)}
 
 
+def smallest_visible(values: Mapping[str, Sequence[float]], step: float = 0.0, level: float = 0.05) -> float:
+    """About how large a difference must be for these seeds to show it, corrected over all pairs; NaN for fewer than two whole seeds.
+
+    >>> round(smallest_visible({"a": [1.0, 2.0, 3.0], "b": [1.1, 1.9, 3.0]}), 2)
+    0.25
+    """
+    errors = []
+    for a, b in combinations(values.values(), 2):
+        gaps = [x - y for x, y in zip(a, b, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        if len(gaps) > 1:
+            error = max(float(np.std(gaps, ddof=1)), step / math.sqrt(6)) / math.sqrt(len(gaps))
+            errors.append(error * _quantile(1 - level / 2 / math.comb(len(values), 2), len(gaps) - 1))
+    return float(np.median(errors)) if errors else math.nan
+
+
 def median(values: Sequence[float]) -> float:
     """The middle value; the upper one of two, so that an infinity (a miss) is never averaged away.
 

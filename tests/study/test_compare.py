@@ -1,0 +1,359 @@
+"""Comparisons: paired members, honest counts of what diverged, searches that say when they ended at an edge, and resumes."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import fallline as fl
+from fallline._core.errors import FalllineError
+from fallline.data import load
+from fallline.record import Reader, read_info
+from fallline.study.plan import make_plan
+from fallline.study.tune import tune_lr
+from fallline.training import Settings
+
+
+def rows(n=240, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 4)).astype(np.float32)
+    y = (x[:, 0] + 0.5 * x[:, 1] + 0.3 * rng.normal(size=n) > 0).astype(np.int64)
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(rows())
+
+
+QUICK = {"epochs": 3, "quiet": True}
+
+
+def test_a_small_study(data, tmp_path):
+    study = fl.compare("linear", data, ["sgd", "adam"], lrs={"sgd": 0.3, "adam": [0.01, 0.1]}, seeds=3, out=tmp_path / "s", **QUICK)
+    assert study.status == "finished"
+    assert [row["rank"] for row in study.table] == [1, 2]
+    assert study.best is study.table[0]
+    means = [row["mean"] for row in study.table]
+    assert means == sorted(means, reverse=True)
+    for row in study.table:
+        mine = [m for m in study.members if m.optimizer == row["optimizer"]]
+        assert row["seeds"] == len(mine) == 3
+        assert row["values"] == [m.validation["accuracy"] for m in mine]
+        assert row["mean"] == pytest.approx(np.mean(row["values"]))
+        assert row["low"] < row["mean"] < row["high"]
+        assert row["test_mean"] == pytest.approx(np.mean([m.test["accuracy"] for m in mine]))
+        assert row["diverged"] == 0
+    assert list(study.search) == ["adam"]
+    assert [lr for lr, _ in study.search["adam"]] == [0.01, 0.1]
+    assert study.headline in study.text()
+    info = read_info(tmp_path / "s")
+    assert info["kind"] == "study"
+    assert info["status"] == "finished"
+    assert info["result"]["table"] == json.loads(json.dumps(study.table))
+    assert "fl.compare" in info["python"]
+    names = {n.rsplit("/", 1)[-1] for n in Reader(tmp_path / "s").runs() if n.startswith("sgd/lr=0.3/")}
+    assert names == {"seed=0", "seed=1", "seed=2"}
+
+
+def test_members_of_one_seed_begin_alike_and_of_two_seeds_do_not(data):
+    study = fl.compare("mlp:8", data, ["sgd", "adam", "adagrad"], lrs=0.01, seeds=2, **QUICK)
+    starts = {m.run: Reader(study.reader._writer).series("loss", "validation", m.run) for m in study.members}
+    by_seed = {s: {float(series.value[0]) for run, series in starts.items() if run.endswith(f"seed={s}")} for s in (0, 1)}
+    assert all(series.step[0] == 0 for series in starts.values())
+    assert len(by_seed[0]) == len(by_seed[1]) == 1
+    assert by_seed[0] != by_seed[1]
+
+
+def test_an_optimizer_against_its_own_twin_is_the_same_to_the_last_bit(data):
+    """SGD with momentum 0 is SGD: only a shared start and a shared order of rows make all seeds agree exactly."""
+    study = fl.compare("mlp:8", data, ["sgd", "sgd:momentum=0.0"], lrs=0.1, seeds=3, metric="loss", **QUICK)
+    first, second = study.table
+    assert first["values"] == second["values"]
+    assert second["difference"] == 0
+    assert second["differs_from_best"] == "not shown"
+
+
+def test_a_clear_difference_is_shown(data):
+    study = fl.compare("linear", data, ["sgd", "adam"], lrs={"sgd": 1e-6, "adam": 0.1}, seeds=5, metric="loss", **QUICK)
+    best, worst = study.table
+    assert best["optimizer"] == "adam"
+    assert worst["differs_from_best"] == "yes"
+    assert worst["difference_low"] > 0
+    assert "shown to differ from it: sgd" in study.headline
+
+
+def test_one_seed_shows_nothing_and_says_so(data):
+    study = fl.compare("linear", data, ["sgd", "adam"], lrs={"sgd": 1e-6, "adam": 0.1}, seeds=[4], **QUICK)
+    assert all(row["low"] is None for row in study.table)
+    assert study.table[1]["differs_from_best"] == "not shown"
+    assert "one seed" in study.headline
+    assert all(m.seed == 4 for m in study.members)
+
+
+def test_diverged_runs_are_counted_and_rank_last():
+    x = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    data = load((x, (x @ np.array([1.0, 2.0, 3.0])).astype(np.float32)))
+    study = fl.compare("mlp:8", data, ["sgd", "adam"], lrs={"sgd": 1e6, "adam": 0.01}, seeds=3, **QUICK)
+    lost = study.table[-1]
+    assert lost["optimizer"] == "sgd"
+    assert lost["diverged"] == lost["missed"] == lost["seeds"] == 3
+    assert lost["mean"] is None
+    assert lost["steps_to_target"] is None
+    assert lost["test_mean"] is None
+    assert len(study.members) == 6
+    assert "3 of 3 diverged" in lost["note"]
+    assert "3 of 3" in study.text()
+    assert study.table[0]["metric"] == "r2"
+    assert lost["differs_from_best"] == "not shown"  # three against three: Fisher's p is 0.1
+
+
+def test_steps_to_the_target_are_read_from_the_curves(data):
+    study = fl.compare("linear", data, ["sgd", "adam"], lrs={"sgd": 1e-7, "adam": 0.1}, seeds=3, target=0.8, epochs=5, quiet=True)
+    by = {row["optimizer"]: row for row in study.table}
+    steps = []
+    for member in (m for m in study.members if m.optimizer == "adam"):
+        series = study.reader.series("accuracy", "validation", member.run)
+        steps.append(min(s for s, v in zip(series.step, series.value, strict=True) if v >= 0.8))
+    assert by["adam"]["steps_to_target"] == sorted(steps)[1]
+    assert by["adam"]["missed"] == 0
+    assert study.target == 0.8
+    starts = [study.reader.series("accuracy", "validation", m.run).value.max() for m in study.members if m.optimizer == "sgd"]
+    assert by["sgd"]["missed"] == sum(v < 0.8 for v in starts)
+
+
+def test_batch_sizes_are_a_factor(data):
+    study = fl.compare("linear", data, ["sgd"], lrs=0.1, batch_sizes=[16, "full"], seeds=2, **QUICK)
+    assert {row["batch_size"] for row in study.table} == {16, "full"}
+    assert {m.run for m in study.members} == {f"sgd/batch={b}/lr=0.1/seed={s}" for b in (16, "full") for s in (0, 1)}
+
+
+def test_test_rows_decide_nothing(data):
+    """Spoiling the test rows changes neither ranking nor learning rates."""
+    import dataclasses
+
+    from fallline.data import Split
+
+    wrong = dataclasses.replace(data, test=Split(data.test.x, 1 - data.test.y))
+    options = {"lrs": [0.001, 0.1], "seeds": 2, **QUICK}
+    one, two = (fl.compare("linear", d, ["sgd", "adam"], **options) for d in (data, wrong))
+    drop = ("test_mean", "test_low", "test_high", "seconds")
+    assert [{k: v for k, v in row.items() if k not in drop} for row in one.table] == [
+        {k: v for k, v in row.items() if k not in drop} for row in two.table
+    ]
+    assert one.table[0]["test_mean"] != two.table[0]["test_mean"]
+
+
+# ---- the search
+
+
+class FakeShop:
+    """A shop whose trial losses are a known function of the rate."""
+
+    def __init__(self, loss):
+        self.loss, self.asked = loss, []
+
+    def member(self, optimizer, batch, lr, seed, *, search):
+        self.asked.append((lr, seed, search))
+        loss = self.loss(lr)
+        return type("M", (), {"value": lambda self, key: loss})()
+
+
+def plan_of(lrs="auto", optimizers=("adam",), seeds=3):
+    return make_plan(optimizers, lrs=lrs, seeds=seeds, metric="accuracy", metrics=("loss", "accuracy"), settings=Settings(lr=1.0))
+
+
+@pytest.mark.parametrize("best", [5e-5, 1e-3, 0.02])
+def test_the_search_finds_the_best_of_a_smooth_valley(best):
+    plan, shop = plan_of(), FakeShop(lambda lr: math.log(lr / best) ** 2)
+    found = tune_lr(shop, plan, "adam", 32)
+    assert abs(math.log10(found.lr / best)) <= 0.2
+    assert not found.at_edge
+    assert len(shop.asked) == plan.trials("adam")
+    assert all(seed == 3 and search for _, seed, search in shop.asked)
+    assert 3 not in plan.seeds
+
+
+def test_every_optimizer_has_the_same_budget():
+    plan = plan_of(optimizers=tuple(fl.optim.OPTIMIZERS))
+    assert len({plan.trials(name) for name in plan.optimizers}) == 1
+
+
+def test_the_search_grows_beyond_its_edge():
+    shop = FakeShop(lambda lr: math.log(lr / 2.0) ** 2)
+    found = tune_lr(shop, plan_of(), "adam", 32)
+    assert abs(math.log10(found.lr / 2.0)) <= 0.2
+    assert max(lr for lr, _ in found.trials) > 0.1
+    assert not found.at_edge
+
+
+def test_a_best_rate_that_stays_at_the_edge_is_flagged():
+    shop = FakeShop(lambda lr: -lr)
+    found = tune_lr(shop, plan_of(), "adam", 32)
+    assert found.at_edge
+    assert len(shop.asked) <= plan_of().trials("adam") + 3
+    listed = tune_lr(FakeShop(lambda lr: -lr), plan_of(lrs=[0.1, 1.0]), "adam", 32)
+    assert listed.at_edge
+    assert [lr for lr, _ in listed.trials] == [0.1, 1.0]
+
+
+def test_a_rate_beside_divergence_is_no_edge():
+    shop = FakeShop(lambda lr: math.inf if lr > 0.09 else -lr)
+    found = tune_lr(shop, plan_of(), "adam", 32)
+    assert not found.at_edge
+    assert math.isfinite(dict(found.trials)[found.lr])
+
+
+def test_the_flag_reaches_the_table(data):
+    study = fl.compare("linear", data, ["sgd"], lrs=[1e-6, 1e-5], seeds=2, **QUICK)
+    assert study.table[0]["lr_at_edge"]
+    assert "edge" in study.table[0]["note"]
+
+
+# ---- stop and go on
+
+
+def test_a_stopped_study_keeps_what_is_whole_and_goes_on_to_the_same_end(data, tmp_path):
+    calls = 0
+
+    def stop():
+        nonlocal calls
+        calls += 1
+        return calls > 60
+
+    options = {"lrs": {"sgd": [0.01, 0.1], "adam": 0.01}, "seeds": 3, **QUICK}
+    half = fl.compare("mlp:8", data, ["sgd", "adam"], out=tmp_path / "s", stop=stop, **options)
+    assert half.status == read_info(tmp_path / "s")["status"] == "interrupted"
+    assert 0 < len(half.members) < 6
+    done = {m.run: m.seconds for m in half.members}
+    whole = fl.compare("mlp:8", data, ["sgd", "adam"], **options)
+    again = fl.compare(data=data, resume=tmp_path / "s", quiet=True)
+    assert again.status == read_info(tmp_path / "s")["status"] == "finished"
+    kept = {m.run: m.seconds for m in again.members}
+    assert all(kept[run] == seconds for run, seconds in done.items())  # not trained again
+    strip = ("seconds", "rank", "note")
+    first, second = ({r["optimizer"]: {k: v for k, v in r.items() if k not in strip} for r in s.table} for s in (whole, again))
+    assert first == second
+    reader = Reader(tmp_path / "s")
+    for member in again.members:
+        assert np.array_equal(
+            reader.series("loss", "validation", member.run).value, whole.reader.series("loss", "validation", member.run).value
+        )
+
+
+def test_an_interrupted_study_in_memory_goes_on_and_reports(data, tmp_path):
+    half = fl.compare("linear", data, ["sgd", "adam"], lrs=0.1, seeds=2, stop=lambda: True, **QUICK)
+    assert (half.status, half.table, half.best) == ("interrupted", [], None)
+    whole = half.resume(quiet=True)
+    assert whole.status == "finished"
+    assert len(whole.table) == 2
+    page = whole.report(tmp_path / "page.html").read_text()
+    assert "adam" in page
+
+
+def test_a_finished_study_runs_nothing_again(data, tmp_path):
+    made = []
+
+    def model(input_shape, outputs):
+        made.append(1)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(input_shape[0], outputs))
+
+    first = fl.compare(model, data, ["sgd"], lrs=0.1, seeds=2, out=tmp_path / "s", **QUICK)
+    count = len(made)
+    second = fl.compare(model, data, resume=tmp_path / "s", quiet=True)
+    assert len(made) == count
+    assert second.table == first.table
+
+
+SCRIPT = """
+import sys, numpy as np
+import fallline as fl
+from tests.study.test_compare import rows
+from fallline.data import load
+print("ready", flush=True)
+s = fl.compare("mlp:8", load(rows()), ["sgd", "adam"], lrs=0.01, seeds=40, epochs=20, out=sys.argv[1], quiet=True)
+print(s.status, len(s.members), flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_study_goes_on(data, tmp_path, how):
+    place = tmp_path / "s"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(place)], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    process.stdout.readline()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (place / "record.sqlite").exists() and (place / "run.json").exists():
+            try:
+                if len(Reader(place).runs()) >= 4:
+                    break
+            except FalllineError:
+                pass
+        time.sleep(0.05)
+    process.send_signal(how)
+    out, _ = process.communicate(timeout=120)
+    if how == signal.SIGINT:
+        assert out.startswith("interrupted")
+        assert read_info(place)["status"] == "interrupted"
+    again = fl.compare(data=data, resume=place, quiet=True)
+    assert again.status == "finished"
+    assert len(again.members) == 80
+    straight = fl.compare("mlp:8", data, ["sgd", "adam"], lrs=0.01, seeds=3, epochs=20, quiet=True)
+    values = {m.run: m.validation for m in again.members}
+    assert all(values[m.run] == m.validation for m in straight.members)
+
+
+# ---- wrong use
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"optimizers": ["adma"]}, "did you mean"),
+        ({"optimizers": []}, "at least one optimizer"),
+        ({"optimizers": ["adam", "adam"]}, "named once"),
+        ({"lrs": 0}, "lr > 0"),
+        ({"lrs": []}, "at least one learning rate"),
+        ({"lrs": "some"}, "'auto'"),
+        ({"lrs": {"sgd": 0.1}}, "optimizer in this study"),
+        ({"seeds": 0}, "at least one seed"),
+        ({"seeds": [1, 1]}, "named once"),
+        ({"batch_sizes": [100000]}, "batch_size <="),
+        ({"metric": "r2"}, "metric of this task"),
+        ({"metric": "acuracy"}, "did you mean 'accuracy'"),
+        ({"loss": "mse"}, "binary_cross_entropy"),
+    ],
+)
+def test_wrong_use_is_told_and_nothing_is_written(data, tmp_path, options, words):
+    given = {"optimizers": ["adam"], "out": tmp_path / "s", **QUICK, **options}
+    with pytest.raises(FalllineError, match=words):
+        fl.compare("linear", data, **given)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(data, tmp_path):
+    fl.compare("linear", data, ["sgd"], lrs=0.1, seeds=1, out=tmp_path / "s", **QUICK)
+    with pytest.raises(FalllineError, match="already holds a run"):
+        fl.compare("linear", data, ["sgd"], lrs=0.1, seeds=1, out=tmp_path / "s", **QUICK)
+    with pytest.raises(FalllineError, match="other rows"):
+        fl.compare(data=load(rows(seed=1)), resume=tmp_path / "s", quiet=True)
+    with pytest.raises(FalllineError, match="data is given"):
+        fl.compare(resume=tmp_path / "s", quiet=True)
+
+
+def test_a_user_generator_is_left_alone(data):
+    torch.manual_seed(5)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    fl.compare("mlp:8", data, ["sgd"], lrs=0.1, seeds=2, dropout=0.2, **QUICK)
+    assert torch.equal(before, torch.get_rng_state())
+    assert threads == torch.get_num_threads()
