@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fallline.data import Data
     from fallline.losses import Loss
 
-_JUDGED_ROWS = 1 << 14  # evenly spaced training rows on which the final model is judged; all validation and test rows are
+_JUDGED_ROWS = 1 << 13  # evenly spaced training rows on which the final model is judged; all validation and test rows are
 MODEL_FORMAT = "fallline-model"
 
 
@@ -36,7 +36,7 @@ class Outcome:
         epochs_done: whole epochs.
         steps: optimizer steps.
         best_epoch: the epoch (1 is the first) whose weights the model now has; 0 where there is none.
-        metrics: split to {name: value}, for "train" (of more than 16,384 rows, so many evenly spaced ones), "validation" and "test"
+        metrics: split to {name: value}, for "train" (of more than 8,192 rows, so many evenly spaced ones), "validation" and "test"
             where they have rows.
         seconds: wall-clock time of training, over all sittings.
         message: one sentence where the run did not simply finish, else "".
