@@ -19,10 +19,11 @@ from fallline.api.model import Maker, model_maker
 from fallline.api.run import Run, residual_quantiles
 from fallline.losses import Loss
 from fallline.record import MODEL_FILE, PIPELINE_FILE, Reader, Writer, holds_run, read_info
+from fallline.study.threads import fitting_threads
 from fallline.training import Goal, Outcome, Settings, aim, train
 from fallline.training.checkpoint import load_tensors
 from fallline.training.loop import MODEL_FORMAT
-from fallline.training.session import check, device_of
+from fallline.training.session import batch_rows, check, device_of
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -166,7 +167,7 @@ def _run(
     stop: Callable[[], bool] | None,
     each_epoch: Callable[[int, dict[str, float]], None] | None,
 ) -> Run:
-    with interruptible(stop) as asked:
+    with interruptible(stop) as asked, fitting_threads(plan.module, batch_rows(plan.settings, len(data.train))):
         try:
             outcome = train(
                 plan.module,
