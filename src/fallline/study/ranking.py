@@ -11,7 +11,7 @@ from typing import Any
 from fallline import record
 from fallline.study.members import Member, Workshop
 from fallline.study.plan import Plan, label
-from fallline.study.statistics import all_pairs, mean_interval, median, paired, smallest_visible
+from fallline.study.statistics import Interval, all_pairs, mean_interval, median, paired, smallest_visible
 from fallline.study.tune import Tuned
 
 Cell = tuple[str, Any]
@@ -45,9 +45,9 @@ def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: 
 def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned: Tuned, target: float, step: float) -> dict[str, Any]:
     values = [m.value(plan.metric) for m in found]
     whole = [v for v in values if math.isfinite(v)]
-    mean, low, high, _ = mean_interval(whole, step=step)
+    mean, low, high = _within(plan.metric, mean_interval(whole, step=step))
     tests = [v for m in found if not m.diverged and math.isfinite(v := float(m.test.get(plan.metric, math.nan)))]
-    test_mean, test_low, test_high, _ = mean_interval(tests)
+    test_mean, test_low, test_high = _within(plan.metric, mean_interval(tests))
     steps = [shop.steps_to(m, plan.metric, target) for m in found]
     reached = median(steps)
     return {
@@ -161,6 +161,13 @@ def headline(rows: Sequence[dict[str, Any]], plan: Plan) -> str:
     if len(worse) < len(rows) - 1 and first["visible"]:
         text += f"; {seeds} seeds show differences from about {first['visible']:.2g} on, more seeds show smaller ones"
     return text
+
+
+def _within(metric: str, found: Interval) -> tuple[float, float | None, float | None]:
+    """Mean and interval, cut off where the metric cannot go: a share lies between 0 and 1."""
+    if record.key(metric).unit != "fraction" or found.low is None or found.high is None:
+        return found.mean, found.low, found.high
+    return found.mean, max(found.low, 0.0), min(found.high, 1.0)
 
 
 def _plain(value: float) -> float | None:
