@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
@@ -16,16 +15,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fallline import Classifier, FalllineError, Regressor
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Batches of 32 rows gain nothing from more, and lose much where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 DOES_NOT_APPLY: dict[str, str] = {}  # every check applies
 
