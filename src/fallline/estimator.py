@@ -3,6 +3,7 @@
 They train the same models with the same loop as `fl.fit`, in memory: no folder is written, nothing is printed, and no row is held back
 unless `patience` asks for early stopping. Columns are numbers, as scikit-learn wants them; a DataFrame may also hold text, categories,
 dates and missing values, which then go through fallline's preprocessing, fitted on the rows given to `fit` and kept with the estimator.
+There is no `sample_weight`: rows are weighed by class only (`class_weight`).
 
 Built-in models predict in float64, so that the answer for a row does not depend on which rows are asked for beside it.
 """

@@ -1,8 +1,10 @@
 """The command as a process: how it starts, how it is stopped, what it leaves behind."""
 
+import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -182,8 +184,6 @@ def test_a_process_that_is_stopped_can_be_resumed(shell, table, sent):
 
 
 def test_a_disk_that_fills_up_while_training_keeps_the_last_whole_checkpoint(shell, table, monkeypatch):
-    import errno
-
     real, count = os.replace, [0]
 
     def full(source, target, *more, **named):
@@ -217,6 +217,25 @@ def test_a_reader_that_leaves_is_no_error():
     assert process.stderr.read() == b""
     assert process.wait() == 0
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (MemoryError(), "--batch-size"),
+        (sqlite3.OperationalError("database or disk is full"), "full"),
+        (PermissionError(errno.EACCES, "Permission denied", "houses.csv"), "houses.csv"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_what_the_machine_lacks_is_one_sentence(shell, table, monkeypatch, error, word):
+    import fallline.data
+
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr(fallline.data, "load", load)
+    assert word in shell.refused("train", table, "--target", "spent")
 
 
 def test_a_bug_keeps_its_traceback(shell, table, monkeypatch):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cyclopts import App, CycloptsError, Group
+from cyclopts import App, Group
 
 from fallline.cli.failure import sentence_of, tell
 from fallline.cli.given import remember
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error.__context__, BrokenPipeError):
             return FINE
         raise
-    except (CycloptsError, ValueError, OSError, MemoryError, RuntimeError, ArithmeticError) as error:
+    except Exception as error:
         sentence = sentence_of(error)
         if sentence is None:
             raise
