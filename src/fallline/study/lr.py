@@ -20,7 +20,7 @@ from fallline import optim
 from fallline._core.seeds import stream
 from fallline.study.models import ModelLike, fresh
 from fallline.study.ramp import LRResult, Walk, range_test
-from fallline.study.threads import fitting_threads
+from fallline.study.threads import fitting_threads, is_small
 from fallline.training import Settings, aim, outputs
 from fallline.training.evaluate import mean_loss
 from fallline.training.session import batch_rows, device_of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 4096  # of a mini-batch here: a full batch is stood for by that many rows drawn from it
 HELD_ROWS = 2048  # on which a trial is judged
 STEPS = 100
+THRIFTY = {"ramps": 2, "orders": 1}  # where a step is not small
 WIDER = 10.0  # how far the ramp goes beyond the optimizer's usual range on either side
 
 
@@ -93,7 +94,14 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
 
         low, high = preset.lr_range
         with fitting_threads(model, batch):
-            return range_test(begin, low=low / WIDER, high=high * WIDER, default=preset.default_lr, steps=max(10, min(STEPS, total)))
+            return range_test(
+                begin,
+                low=low / WIDER,
+                high=high * WIDER,
+                default=preset.default_lr,
+                steps=max(10, min(STEPS, total)),
+                **({} if is_small(model, batch) else THRIFTY),
+            )
 
 
 def _endless(rows: int, batch: int, seed: int) -> Iterator[Tensor]:

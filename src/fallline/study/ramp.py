@@ -94,6 +94,7 @@ def range_test(
     points: int = 100,
     ramps: int = 3,
     trials: int = 7,
+    orders: int = 2,
     steps: int = 100,
 ) -> LRResult:
     """Find the useful range of learning rates.
@@ -105,7 +106,8 @@ def range_test(
         default: rate to fall back to.
         points: mini-batches of one ramp.
         ramps: orders of the data that are tried.
-        trials: fixed rates that are tried, at most.
+        trials: fixed rates that are tried first, at most.
+        orders: orders of the data for each trial; the worst end counts.
         steps: mini-batches of a trial.
 
     Raises:
@@ -142,7 +144,7 @@ def range_test(
     for rates in (_candidates(max(first / 3, low / 10), max(last, first * 3), trials), None, None):
         for rate in rates or _beside(tried):
             after = []
-            for order in range(2):
+            for order in range(orders):
                 walk = begin(ramps + order)
                 spent += _train(walk.step, rate, steps)
                 after.append(walk.measure())

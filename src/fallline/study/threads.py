@@ -10,7 +10,13 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-SMALL = 2e7  # multiplications of a step
+SMALL = 6e7  # multiplications and additions of a step: 784-256-10 at batch 32 is still small
+
+
+def is_small(model: nn.Module, batch: int) -> bool:
+    """Whether a step of this model at this batch size is small; one with convolutions or recurrences never counts as such."""
+    flat = all(isinstance(m, _FLAT) or next(m.children(), None) is not None or not list(m.parameters()) for m in model.modules())
+    return flat and 6 * batch * sum(p.numel() for p in model.parameters()) < SMALL
 
 
 @contextlib.contextmanager
@@ -21,10 +27,8 @@ def fitting_threads(model: nn.Module, batch: int) -> Iterator[None]:
         model: what is trained; one with convolutions or recurrences is left to torch's own choice.
         batch: rows in a mini-batch.
     """
-    flat = all(isinstance(m, _FLAT) or next(m.children(), None) is not None or not list(m.parameters()) for m in model.modules())
-    small = flat and 6 * batch * sum(p.numel() for p in model.parameters()) < SMALL
     before = torch.get_num_threads()
-    if not small or before == 1:
+    if before == 1 or not is_small(model, batch):
         yield
         return
     torch.set_num_threads(1)
