@@ -1,6 +1,9 @@
 """What holds for every rule: numbers matter, wrong ones are refused, gradients stay, resume is bitwise."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -161,3 +164,105 @@ def test_state_tensors_of_a_checkpoint_share_no_memory():
 def test_wrong_specs_are_refused(spec):
     with pytest.raises(FalllineError):
         optim.build(spec, torch.nn.Linear(1, 1).named_parameters())
+
+
+def test_groups_may_be_generators():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
+    groups = [{"params": model[0].parameters()}, {"params": model[1].named_parameters(prefix="1"), "lr": 0.1}]
+    for each in groups:
+        assert len(optim.Adam([each]).param_groups[0]["params"]) == 2
+    assert optim.SGD([{"params": torch.nn.Parameter(torch.tensor(1.0))}]).param_groups[0]["params"][0].shape == ()
+
+
+@pytest.mark.parametrize("spec", ["adam:betas=0.9", "adam:betas=0.9/0.9/0.9", "adam:eps=1e-8/1e-8", "momentum:nesterov=no", "sgd:lr=1/2"])
+def test_settings_of_another_kind_are_refused(spec):
+    with pytest.raises(FalllineError, match="must hold"):
+        optim.build(spec, [("w", torch.nn.Parameter(torch.ones(1)))])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_may_be_cast_between_steps(dtype):
+    ours, theirs = (torch.nn.Linear(30, 20, bias=False) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    for model, kind in ((ours, optim.SGD), (theirs, torch.optim.SGD)):
+        optimizer = kind(model.parameters(), lr=0.1)
+        for to in (torch.float32, dtype):
+            model.to(to)
+            optimizer.zero_grad()
+            model(torch.ones(1, 30, dtype=to)).sum().backward()
+            optimizer.step()
+    assert ours.weight.dtype == dtype
+    torch.testing.assert_close(ours.weight, theirs.weight)
+
+
+def test_state_follows_a_cast_parameter_and_refuses_a_cut_one():
+    p = torch.nn.Parameter(torch.zeros(10))
+    optimizer = optim.SGD([p], lr=1.0, momentum=0.5)
+    p.grad = torch.ones(10)
+    optimizer.step()
+    p.data, p.grad = p.data.double(), None
+    p.grad = torch.ones(10, dtype=torch.float64)
+    optimizer.step()
+    assert p.tolist() == [-2.5] * 10
+    p.data, p.grad = p.data[:5], None
+    p.grad = torch.ones(5, dtype=torch.float64)
+    with pytest.raises(FalllineError, match="state has its parameter's shape"):
+        optimizer.step()
+
+
+def test_layouts_that_change_between_steps():
+    p = torch.nn.Parameter(torch.zeros(2, 3, 2, 2))
+    optimizer = optim.SGD([p], lr=1.0, momentum=0.5)
+    g = p.grad = torch.arange(24.0).view(2, 3, 2, 2)
+    optimizer.step()
+    p.data = p.data.to(memory_format=torch.channels_last)  # the gradient stays as it was
+    optimizer.step()
+    assert p.equal(-2.5 * g)
+    again = torch.nn.Parameter(p.detach().contiguous())
+    fresh = optim.SGD([again], lr=1.0, momentum=0.5)
+    held = optimizer.state_dict()
+    held["state"][0]["momentum_buffer"] = held["state"][0]["momentum_buffer"].to(memory_format=torch.channels_last)
+    fresh.load_state_dict(held)
+    again.grad = g.clone()
+    fresh.step()
+    assert again.equal(-4.25 * g)
+
+
+def test_a_refused_step_forgets_no_parameter():
+    a, b = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = optim.SGD([a, b], lr=1.0)
+    a.grad = torch.ones(2)
+    optimizer.step()
+    b.grad = torch.ones(2).to_sparse()
+    with pytest.raises(FalllineError, match="dense"):
+        optimizer.step()
+    b.grad = torch.ones(2)
+    optimizer.step()
+    assert (a.tolist(), b.tolist()) == ([-2, -2], [-1, -1])
+
+
+def test_a_checkpoint_with_a_number_out_of_range_changes_nothing():
+    optimizer = optim.Adam([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    held = optimizer.state_dict()
+    held["param_groups"][0]["lr"] = -1.0
+    with pytest.raises(FalllineError, match="lr >= 0"):
+        optimizer.load_state_dict(held)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_may_step():
+    code = """if True:
+        import os, torch, fallline as fl
+        torch.set_num_threads(2)
+        p = torch.nn.Parameter(torch.zeros(100_000))
+        optimizer = fl.optim.SGD([p], lr=1.0)
+        p.grad = torch.ones(100_000)
+        optimizer.step()
+        child = os.fork()
+        if child == 0:
+            optimizer.step()
+            os._exit(0 if (p.detach().numpy() == -2).all() else 1)
+        raise SystemExit(os.waitpid(child, 0)[1])
+    """
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False).returncode == 0

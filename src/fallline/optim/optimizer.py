@@ -4,7 +4,7 @@ State is torch's, by torch's names, so checkpoints go both ways. Where the param
 name. Every parameter counts its own steps. A gradient is never modified: clipping and weight decay act inside the step.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +20,7 @@ _RATE = Number("lr", 0, usual="0.001 to 0.1")
 _DECAY = Number("weight_decay", 0, usual="0 to 0.1")
 _CLIP = Number("clip_norm", 0, open_low=True, usual="1")
 ENGINES = ("auto", "torch", "numba")
+_SWITCHES = frozenset({"maximize", "nesterov", "amsgrad", "centered", "decoupled_weight_decay"})
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -54,8 +55,15 @@ class RuleOptimizer(torch.optim.Optimizer):
         where = type(self).__name__
         for number in (_RATE, _DECAY, *self.numbers):
             value = group[number.name]
-            for each in value if isinstance(value, tuple | list) else (value,):
-                number.check(each, where=where)
+            if number.name == "betas":
+                paired = isinstance(value, tuple | list) and len(value) == 2
+                must(paired, "betas is a pair of numbers", repr(value), f"{number.usual} is usual", where=where)
+                number.check(value[0], where=where)
+                number.check(value[1], where=where)
+            else:
+                number.check(value, where=where)
+        for name in _SWITCHES & group.keys():
+            must(group[name] in (True, False), f"{name} is true or false", repr(group[name]), where=where)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; see torch.optim.Optimizer.add_param_group. Its numbers are checked as the constructor's are."""
@@ -134,6 +142,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Sort the parameters that have a gradient into buckets that can be stepped as one."""
         from fallline.optim.engines.torch_ import Reference
 
+        self._plans = None  # a refusal below leaves no plan that knows of some parameters only
         self._seen = [self._switches(g) for g in self.param_groups]
         self._idle: list[Tensor] = []
         buckets: dict[Any, list[tuple[Tensor, dict[str, Any], int]]] = {}
@@ -144,8 +153,9 @@ class RuleOptimizer(torch.optim.Optimizer):
                     self._idle.append(p)
                     continue
                 self._check_gradient(p, group)
-                state = self._state_of(p, group, flags)
-                key = (self._engine_for(p), p.dtype, tuple(flags.items()), tuple(before.items()))
+                engine = self._engine_for(p)
+                state = self._state_of(p, group, flags, like=engine == "numba")
+                key = (engine, p.dtype, tuple(flags.items()), tuple(before.items()))
                 buckets.setdefault(key, []).append((p, state, index))
         plans: list[Any] = []
         for (engine, _, flags, before), members in buckets.items():
@@ -165,7 +175,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         from fallline.optim.engines.numba_ import takes
 
         assert p.grad is not None
-        if takes(p) and takes(p.grad):
+        if takes(p) and takes(p.grad) and p.dtype == p.grad.dtype:
             return "numba"
         if self.engine == "numba":
             raise FalllineError(
@@ -184,15 +194,24 @@ class RuleOptimizer(torch.optim.Optimizer):
         position = next(i for i, q in enumerate(group["params"]) if q is p)
         return repr(group["param_names"][position]) if "param_names" in group else f"{position} of shape {tuple(p.shape)}"
 
-    def _state_of(self, p: Tensor, group: Group, flags: dict[str, bool]) -> dict[str, Any]:
+    def _state_of(self, p: Tensor, group: Group, flags: dict[str, bool], *, like: bool) -> dict[str, Any]:
+        """The state of a parameter, complete; `like`: in the very layout and dtype of the parameter."""
         state: dict[str, Any] = self.state[p]
         wanted = self.rule.active(flags)
         held = any(isinstance(state.get(s.name), Tensor) for s in wanted)
         state.setdefault("step", 1.0 if held else 0.0)  # torch's SGD counts no steps; with a buffer it has made at least one
         for s in wanted:
-            if not isinstance(state.get(s.name), Tensor):
+            kept = state.get(s.name)
+            if not isinstance(kept, Tensor):
                 first = 0.0 if s.initial is None else float(group[s.initial])
                 state[s.name] = torch.full_like(p, first, memory_format=torch.preserve_format)
+                continue
+            where = f"{type(self).__name__}, parameter {self._name_of(p, group)}"
+            must(
+                kept.shape == p.shape, "state has its parameter's shape", f"{s.name} {tuple(kept.shape)} for {tuple(p.shape)}", where=where
+            )
+            if kept.device != p.device or (like and (kept.dtype != p.dtype or not kept.is_contiguous())):  # the parameter was moved or cast
+                state[s.name] = torch.empty_like(p).copy_(kept)
         return state
 
     # -- checkpoints, copies
@@ -219,7 +238,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Load a checkpoint of this optimizer or of torch.optim's; by name where both sides have names.
 
         Raises:
-            FalllineError: other names, another number of parameters, or state of another shape; nothing is changed then.
+            FalllineError: other names, another number of parameters, state of another shape, or a number out of its range; nothing is
+                changed then.
         """
         where = type(self).__name__
         ordered = _by_name(self.param_groups, state_dict, where)
@@ -236,13 +256,13 @@ class RuleOptimizer(torch.optim.Optimizer):
                         f"{name} {tuple(value.shape)} for {tuple(p.shape)}",
                         where=where,
                     )
+        for group in ordered["param_groups"]:
+            self.check({**self.defaults, **group})
         own = {i: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()} for i, s in ordered["state"].items()}
         try:
             super().load_state_dict({**ordered, "state": own})
         except ValueError as error:
             raise FalllineError(f"{where}: {error}.") from error
-        for group in self.param_groups:
-            self.check(group)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "engine": self.engine, "clip_norm": self.clip_norm}
@@ -266,8 +286,12 @@ def _listed(params: Params) -> Any:
         raise FalllineError(
             f"`params` must be an iterable of tensors, of (name, tensor) or of groups, but got a {type(params).__name__}; pass [it]."
         )
-    listed = list(params)
-    flat = [p for item in listed for p in (list(item["params"]) if isinstance(item, dict) else [item])]
+    listed = [  # a generator is read here, once
+        {**item, "params": list(item["params"])} if isinstance(item, dict) and isinstance(item.get("params"), Iterator) else item
+        for item in params
+    ]
+    groups = [item.get("params", ()) if isinstance(item, dict) else [item] for item in listed]
+    flat = [p for group in groups for p in ([group] if isinstance(group, Tensor) else group)]
     seen: set[int] = set()
     for item in flat:
         p = item[1] if isinstance(item, tuple) else item

@@ -31,6 +31,17 @@ CHUNK = 16_384  # elements: 64 KiB of float32, so that the arrays of a chunk fit
 PARALLEL_FROM = 65_536  # elements in a plan; below it, waking a second thread costs more than it saves
 
 _grad, _address, _contiguous = attrgetter("grad"), torch.Tensor.data_ptr, torch.Tensor.is_contiguous
+_size = torch.Tensor.numel
+_forked = False  # a forked process must not touch the thread pool of its parent: OpenMP ends the process that does
+
+
+def _fork_seen() -> None:
+    global _forked  # noqa: PLW0603
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fork_seen)
 
 
 @cache
@@ -125,14 +136,16 @@ class Plan:
         names = [s.name for s in rule.active(flags)]
         self.kept = [[state[n] for n in names] for _, state, _ in members]
         self.p_at = list(map(_address, self.params))
+        self.sizes = list(map(_size, self.params))
         self.g_at = [0] * len(members)
         self.grads: list[Tensor] = []
         self.pointers = np.array([[p, 0, *map(_address, kept)] for p, kept in zip(self.p_at, self.kept, strict=True)], dtype=np.int64)
         self.chunks = self._cut()
         total = sum(p.numel() for p in self.params)
-        self.threads = torch.get_num_threads() if total >= PARALLEL_FROM else 1
-        double = self.params[0].dtype == torch.float64
-        self.kernel = _kernel(rule, tuple(sorted(flags.items())), tuple(before.items()), double, self.threads > 1)
+        self.threads = torch.get_num_threads() if total >= PARALLEL_FROM and not _forked else 1
+        self.dtype = self.params[0].dtype
+        self._key = rule, tuple(sorted(flags.items())), tuple(before.items()), self.dtype == torch.float64
+        self.kernel = _kernel(*self._key, self.threads > 1)
 
     def _cut(self) -> np.ndarray:
         rows = [
@@ -143,16 +156,18 @@ class Plan:
         return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
     def gather(self) -> bool:
-        """Read this step's gradients; False if the plan no longer fits (a gradient is missing or not plain)."""
+        """Read this step's gradients; False if the plan no longer fits (a gradient is missing or not plain, a parameter was cast)."""
         grads = list(map(_grad, self.params))
         try:
             g_at = list(map(_address, grads))
             p_at = list(map(_address, self.params))
         except (TypeError, RuntimeError):
             return False
-        if not all(map(_contiguous, grads)):
+        if not all(map(_contiguous, grads)) or list(map(_size, self.params)) != self.sizes:
             return False
         if p_at != self.p_at:
+            if not all(takes(p) and p.dtype == g.dtype == self.dtype for p, g in zip(self.params, grads, strict=True)):
+                return False
             self.pointers[:, 0] = p_at
             self.p_at = p_at
         if g_at != self.g_at:
@@ -166,6 +181,8 @@ class Plan:
         self._steps += 1.0
         self.counts = [count + 1 for count in self.counts]
         numbers = np.array([self.numbers(group, step) for (group, _), step in zip(self.rows, self.counts, strict=True)])
+        if self.threads > 1 and _forked:
+            self.threads, self.kernel = 1, _kernel(*self._key, False)
         if self.threads > 1:
             _use_threads(self.threads)
         self.kernel(self.chunks, self.pointers, numbers)
