@@ -4,6 +4,7 @@ The inner loop does per step what must be done (forward, loss, backward, optimiz
 steps at once, losses and outputs are kept as tensors, and numbers are read once every few dozen steps.
 """
 
+import copy
 import functools
 import math
 import time
@@ -20,9 +21,11 @@ from fallline import optim, penalties
 from fallline._core.errors import FalllineError, must
 from fallline._core.progress import Progress
 from fallline._core.seeds import stream
+from fallline.models.initial import seeded
 from fallline.optim import schedules
 from fallline.record import CHECKPOINT_FILE, Writer
 from fallline.training import checkpoint
+from fallline.training.dense import dense_stack
 from fallline.training.evaluate import mean_loss, outputs
 from fallline.training.goal import Goal
 from fallline.training.metrics import compute
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 _GATHER_BYTES = 2 << 20  # rows gathered at once; more would fall out of the cache before it is used
 _GATHER_STEPS = 50
 _KEPT_OUTPUTS = 1 << 24  # numbers of the epoch's outputs kept for the training metrics
-_AUC_ROWS = 1 << 13  # of the epoch's last outputs go into the training ROC AUC, whose sorting would cost a tenth of a fast epoch
+_AUC_ROWS = 1 << 11  # of the epoch's last outputs go into the training ROC AUC, whose sorting would cost a tenth of a fast epoch
 _POINTS = 200  # recorded points an epoch
 _APART = 1.0  # seconds between checkpoints at the ends of short epochs
 _EXPLODED = 1e4
@@ -50,6 +53,10 @@ class Diverged(Exception):
 
 class Interrupted(Exception):
     """The user asked to stop; the state is saved."""
+
+
+class NotResumed(FalllineError):
+    """A checkpoint that cannot be gone on from; nothing was changed."""
 
 
 class Session:
@@ -84,19 +91,14 @@ class Session:
         self.held_x = data.validation.x.to(self.device)
         self.held_target = goal.targets(data.validation.y).to(self.device)
         goal.loss.to(self.device)
-        must(
-            settings.patience is None or len(self.held_x) > 0,
-            "patience needs validation rows",
-            "none",
-            "give the data a validation share, or leave patience out",
-        )
+        check_patience(settings, len(self.held_x))
         assert settings.lr != "auto"
         self.lr = float(settings.lr)
         self.optimizer = build_optimizer(self.model, settings)
         self.schedule = schedules.build(settings.schedule, total_steps=self.total, steps_per_epoch=self.steps)
         self.steady = settings.schedule == "constant"
         self.augment = data_.Augment.parse(settings.augment) if settings.augment else None
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.parameters = list(self.model.parameters())  # frozen ones too: one may hold an old gradient, or be thawed later
         self.patience = Patience(settings.patience, settings.min_change)
         self.state = State()
         row_bytes = max(1, self.x[:1].numel() * self.x.element_size())
@@ -123,7 +125,7 @@ class Session:
         while state.position < self.steps:
             first = state.position
             end = min((first // self.block + 1) * self.block, self.steps)
-            stopped = self._block(*self._gather(spots[first * batch : end * batch]))
+            stopped = self._block(*self._gather(spots[first * batch : end * batch], at=first % self.block * batch))
             self._norm(end)
             self._check(first, state.position)
             bar.advance(state.position - first, note=f"epoch {state.epoch + 1}, loss {float(self.tally.losses[state.position - 1]):.4g}")
@@ -136,17 +138,21 @@ class Session:
         spent = time.monotonic() - began
         self._close_epoch(order, spent)
 
-    def _gather(self, chosen: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The rows of a block as batches, in memory that is used again for the next block (fresh pages would cost more than the copy)."""
-        x, target = self._room
-        torch.index_select(self.x, 0, chosen, out=x[: len(chosen)])
-        torch.index_select(self.target, 0, chosen, out=target[: len(chosen)])
-        return x[: len(chosen)].split(self.batch), target[: len(chosen)].split(self.batch)
+    def _gather(self, chosen: Tensor, *, at: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The rows of a block as batches, in memory that is used again for the next block (fresh pages would cost more than the copy).
+
+        A block that is gone on with starts at row `at` of it, where it would have been: matrix products may round by the alignment.
+        """
+        x, target = (room[at : at + len(chosen)] for room in self._room)
+        torch.index_select(self.x, 0, chosen, out=x)
+        torch.index_select(self.target, 0, chosen, out=target)
+        return x.split(self.batch), target.split(self.batch)
 
     def _block(self, xs: tuple[Tensor, ...], ts: tuple[Tensor, ...]) -> bool:
         """Steps over gathered batches; whether the user asked to stop."""
         model, quick, step, parameters = self.model, self.goal.loss.quick, _bare_step(self.optimizer), self.parameters
         single, penal, stop = self.goal.outputs == 1, self.settings.l1 > 0 or self.settings.l2 > 0, self.stop
+        dense = None if penal else dense_stack(model, xs[0])
         losses: list[Tensor] = []
         seen: list[Tensor] = []
         stopped = False
@@ -157,15 +163,20 @@ class Session:
                 x = self._augmented(x)  # noqa: PLW2901
             for p in parameters:
                 p.grad = None
-            raw = model(x)
-            if single:
-                raw = raw.reshape(-1)
-            loss = quick(raw, target)
-            losses.append(loss.detach())
-            seen.append(raw.detach())
-            if penal:
-                loss = loss + self._penalty()
-            loss.backward()
+            if dense is not None:
+                raw, loss = dense.step(x, lambda raw, y=target: quick(raw.reshape(-1) if single else raw, y))
+                losses.append(loss)
+                seen.append(raw)
+            else:
+                raw = model(x)
+                if single:
+                    raw = raw.reshape(-1)
+                loss = quick(raw, target)
+                losses.append(loss.detach())
+                seen.append(raw.detach())
+                if penal:
+                    loss = loss + self._penalty()
+                loss.backward()
             step()
             self.state.step += 1
             self.state.position += 1
@@ -241,7 +252,9 @@ class Session:
         state.lived = 0.0
         self._points(spent)
         step, epoch = state.step, float(state.epoch)
-        loss = float(tally.losses.double().mean())
+        losses = tally.losses.double()
+        short = self.steps * self.batch - self.rows  # rows that the last batch lacks
+        loss = float((losses.sum() * self.batch - losses[-1] * short) / self.rows)
         self.note("loss", loss, step=step, epoch=epoch)
         for key, value in compute(self.goal, tally.outputs, self.y[order[: self.kept]], auc_rows=_AUC_ROWS).items():
             self.note(key, value, step=step, epoch=epoch)
@@ -339,7 +352,17 @@ class Session:
         checkpoint.save_tensors(self.folder / CHECKPOINT_FILE, tensors, meta)
 
     def load(self) -> bool:
-        """Go on from the checkpoint in the folder; False where there is none yet."""
+        """Go on from the checkpoint in the folder; False where there is none yet.
+
+        Raises:
+            NotResumed: the checkpoint is damaged, or of another run.
+        """
+        try:
+            return self._load()
+        except FalllineError as error:
+            raise NotResumed(str(error)) from error
+
+    def _load(self) -> bool:
         assert self.folder is not None
         path = self.folder / CHECKPOINT_FILE
         for left in self.folder.glob(f".{CHECKPOINT_FILE}-*"):
@@ -417,17 +440,43 @@ def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimiz
     )
 
 
-def check(model: nn.Module, rows: int, settings: Settings) -> None:
-    """Refuse settings that do not fit, before anything is written: batch size, device, optimizer, schedule, tracker.
+def check(model: nn.Module, data: "Data", settings: Settings) -> None:
+    """Refuse settings that do not fit, before anything is written: batch size, device, optimizer, schedule, tracker, patience.
 
     Raises:
         FalllineError: the first that does not.
     """
-    steps = math.ceil(rows / batch_rows(settings, rows))
+    rows = len(data.train)
+    batch = batch_rows(settings, rows)
+    steps = math.ceil(rows / batch)
     device_of(settings.device)
+    check_patience(settings, len(data.validation))
+    if rows - (steps - 1) * batch == 1:
+        _check_one_row(model, data.train.x[:1], batch)
     build_optimizer(model, settings)
     schedules.build(settings.schedule, total_steps=steps * settings.epochs, steps_per_epoch=steps)
     require(settings.track)
+
+
+def check_patience(settings: Settings, held: int) -> None:
+    """Refuse patience without validation rows."""
+    advice = "give the data a validation share, or leave patience out"
+    must(settings.patience is None or held > 0, "patience needs validation rows", "none", advice)
+
+
+def _check_one_row(model: nn.Module, x: Tensor, batch: int) -> None:
+    """Refuse a last batch of one row where a norm over the batch cannot take it; the model is tried as a copy."""
+    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        return
+    trial = copy.deepcopy(model).train()
+    try:
+        with torch.no_grad(), seeded(0):
+            trial(x.to(next((p.device for p in trial.parameters()), x.device)))
+    except ValueError as error:
+        raise FalllineError(
+            f"the last batch of each epoch has one row, on which this model cannot be trained ({error}); "
+            f"choose another batch size than {batch} with --batch-size."
+        ) from error
 
 
 def batch_rows(settings: Settings, rows: int) -> int:
