@@ -1,5 +1,6 @@
 """`fit` from Python: what it chooses, refuses, writes and gives back."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,8 +14,17 @@ import torch
 
 import fallline as fl
 from fallline._core.errors import FalllineError
+from fallline.data import Split
 from fallline.record import Reader, read_info
 from tests.training.toys import net, toy
+
+
+def unheld(data):
+    return dataclasses.replace(data, validation=Split(data.validation.x[:0], data.validation.y[:0]))
+
+
+def normed():
+    return torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
 
 
 def net_without_arguments():
@@ -136,6 +146,12 @@ def test_a_module_is_trained_in_place_and_a_function_makes_one():
         ({"lr": -1}, "lr"),
         ({"track": "wandb"}, "track"),
         ({"engine": "steam"}, "engine"),
+        ({"schedule": "step:every=nan"}, "every is a number"),
+        ({"schedule": "warm_restarts:mult=inf"}, "mult is a number"),
+        ({"patience": 2, "data": unheld(toy())}, "validation rows"),
+        ({"augment": "crop:20", "data": "digits", "model": "cnn"}, "crop < 8"),
+        ({"model": normed(), "batch_size": 31}, "one row"),
+        ({"model": normed(), "batch_size": 1}, "one row"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, arguments, says):
@@ -144,6 +160,17 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, arguments, sa
         fl.fit(out=tmp_path / "run", **given)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_files_that_a_run_would_replace_are_left_alone(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(FalllineError, match=r"already holds model\.safetensors"):
+        fl.fit(net(), toy(), lr=0.1, epochs=1, out=tmp_path, quiet=True)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("model.safetensors", b"mine")]
+
+
+def test_a_norm_over_batches_takes_batches_of_two_or_more():
+    assert fl.fit(normed(), toy(), lr=0.1, batch_size=30, epochs=1, quiet=True).status == "finished"
 
 
 def test_no_data_is_said():

@@ -101,6 +101,10 @@ def test_times_are_in_epochs():
         "cosine+step",
         "warmup+plateau",
         "plateau:factor=1",
+        "plateau:end=5",
+        "plateau:patience=nan",
+        "one_cycle:start=-3",
+        "step:every=inf",
     ],
 )
 def test_a_bad_spec_is_refused(spec):

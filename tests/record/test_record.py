@@ -62,6 +62,9 @@ def test_runs_of_a_study_stay_apart_and_cut_touches_one():
     assert reader.runs() == ["adam/seed=0", "sgd/seed=0"]
     assert reader.series("loss", run="adam/seed=0").step.tolist() == [0, 1]
     assert reader.series("loss", run="sgd/seed=0").step.tolist() == [0, 1, 2, 3]
+    w.scalar("loss", 0.1, step=1, epoch=1, split="test", run="adam/seed=0")
+    w.cut(1, run="adam/seed=0")  # the test rows are judged again at the end
+    assert reader.splits("loss", run="adam/seed=0") == ["train"]
     w.drop("sgd/seed=0")
     assert reader.runs() == ["adam/seed=0"]
     assert reader.info["kind"] == "study"

@@ -126,6 +126,39 @@ def test_record_holds_the_epochs_and_thinned_steps():
     assert loss.value[0] == pytest.approx(np.average(steps.value[:weights], weights=np.diff([0, *steps.step[:weights]])), rel=1e-5)
 
 
+def test_the_training_loss_weighs_every_row_alike():
+    data = toy(rows=100)
+    outcome, model, reader = run(data, lr=1e-12, batch_size=69, epochs=1)  # 70 rows: the last batch has one
+    assert outcome.steps == 2
+    assert reader.series("loss").value[0] == pytest.approx(evaluate(model, data.train, aim(data, Settings()))["loss"], rel=1e-6)
+
+
+def test_frozen_parameters_stay_and_thawed_ones_start_from_their_own_gradient():
+    data, model = toy(), net()
+    model(data.train.x).sum().backward()
+    model[0].weight.requires_grad_(False)
+    before = model[0].weight.clone()
+    norms = []
+
+    def thaw(*_):
+        norms.append(0.0 if model[0].weight.grad is None else float(model[0].weight.grad.norm()))
+        model[0].weight.requires_grad_(True)
+
+    run(data, model, epochs=1)
+    assert model[0].weight.equal(before)
+    writer = Writer(None)
+    train(model, data, Settings(lr=1e-6, optimizer="sgd", epochs=9, batch_size="full"), writer=writer, progress=False, each_epoch=thaw)
+    assert norms[0] == 0 < norms[1]
+    assert norms[-1] == pytest.approx(norms[1], rel=1e-2)  # not the sum over all steps so far
+
+
+def test_the_mode_of_every_module_is_put_back():
+    model = net(dropout=0.5)
+    model[2].eval()
+    evaluate(model, toy().test, aim(toy(), Settings()))
+    assert [m.training for m in model.modules()] == [True, True, True, False, True]
+
+
 def test_the_gradient_norm_is_that_of_the_gradient():
     data = toy()
     model = net()
@@ -337,6 +370,13 @@ def test_torch_hooks_on_the_optimizer_are_still_called():
 def test_a_setting_out_of_range_is_refused(bad):
     with pytest.raises(FalllineError, match=next(iter(bad))):
         Settings(**bad)
+
+
+def test_whole_numbers_of_numpy_are_taken():
+    fields = {"batch_size": np.int64(8), "epochs": np.int32(2), "patience": np.int64(1), "seed": np.uint8(3)}
+    settings = Settings(**fields)
+    assert settings == Settings(batch_size=8, epochs=2, patience=1, seed=3)
+    assert {type(getattr(settings, name)) for name in fields} == {int}
 
 
 def test_settings_survive_json():

@@ -80,6 +80,12 @@ def test_auc_rows_takes_the_last_rows():
     assert compute(goal, raw, y)["roc_auc"] == 0.25
 
 
+def test_a_class_without_rows_leaves_the_auc_of_the_others():
+    y = torch.tensor([0, 1, 1, 0])
+    right = torch.nn.functional.one_hot(y, 3).float() * 8
+    assert compute(goal_for("multiclass"), right, y)["roc_auc"] == 1.0
+
+
 def test_labels_of_a_score_turn_at_zero_and_of_a_probability_at_a_half():
     seen = torch.tensor([-0.1, 0.2, 0.6])
     assert labels(goal_for("binary", "hinge", signed_labels=True), seen).tolist() == [0, 1, 1]

@@ -75,6 +75,40 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path, optimizer):
                 assert on.reader.series(key, split).step.tolist() == left.reader.series(key, split).step.tolist()
 
 
+def test_a_resume_within_a_block_finds_rows_where_they_were(tmp_path):
+    data = toy(rows=300, features=13)  # rows of 7 * 13 numbers do not end where a line of the cache does, and products round by that
+    settings = {"optimizer": "sgd", "lr": 0.05, "epochs": 2, "batch_size": 7, "quiet": True}
+    left = fl.fit("mlp:37", data, **settings)
+    for stop in range(1, 30, 4):
+        place = tmp_path / str(stop)
+        steps = iter(range(1, 1000))
+        fl.fit("mlp:37", data, out=place, stop=lambda steps=steps, stop=stop: next(steps) == stop, **settings)
+        assert same(left.model, fl.resume(place, data=data, quiet=True).model)
+
+
+def test_a_refused_resume_leaves_a_finished_run_as_it_is(tmp_path):
+    fl.fit("linear", toy(), lr=0.1, epochs=1, out=tmp_path / "run", quiet=True)
+    before = read_info(tmp_path / "run")
+    with pytest.raises(FalllineError, match="other data"):
+        fl.resume(tmp_path / "run", data=toy(seed=3), epochs=2, quiet=True)
+    assert read_info(tmp_path / "run") == before
+
+
+def test_the_test_rows_are_recorded_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("fallline.api.fit.write_json", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fl.fit("linear", toy(), lr=0.1, epochs=1, out=tmp_path / "run", quiet=True)
+    assert read_info(tmp_path / "run")["status"] == "running"
+    monkeypatch.undo()
+    on = fl.resume(tmp_path / "run", data=toy(), quiet=True)
+    assert on.status == "finished"
+    assert len(on.reader.series("accuracy", "test").value) == 1
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_an_interrupted_run_can_predict(tmp_path):
     run = interrupted(tmp_path / "run")
     loaded = fl.load_run(tmp_path / "run", model=net())
@@ -140,6 +174,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_left_as_it_is(tmp_path, sp
     assert "checkpoint.safetensors" in str(error.value)
     assert "\n" not in str(error.value)
     assert path.read_bytes() == before
+    assert read_info(tmp_path / "run")["status"] == "interrupted"
 
 
 def test_no_half_written_checkpoint_is_left_behind(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import nn
 
 from fallline._core.errors import FalllineError, must
@@ -23,7 +24,7 @@ from fallline.study.threads import fitting_threads
 from fallline.training import Goal, Outcome, Settings, aim, train
 from fallline.training.checkpoint import load_tensors
 from fallline.training.loop import MODEL_FORMAT
-from fallline.training.session import batch_rows, check, device_of
+from fallline.training.session import NotResumed, batch_rows, check, device_of
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -91,6 +92,9 @@ def fit(
     if out is not None:
         if holds_run(out):
             raise FalllineError(f"'{out}' already holds a run; resume it (--resume {out}), or choose another folder with --out.")
+        for name in (MODEL_FILE, PIPELINE_FILE):
+            if (Path(out) / name).exists():
+                raise FalllineError(f"'{out}' already holds {name}, which the run would replace; choose another folder with --out.")
         folder = make_folder(out)
     writer = Writer(folder)
     writer.describe(**describe(plan.maker, plan.module, rows, plan.settings, plan.goal, plan.choices, loss_given=given is not None))
@@ -136,11 +140,12 @@ def _prepare(model: Any, data: "Data", settings: Settings, loss: Loss | None, *,
     if settings.augment:
         from fallline.data import Augment
 
-        Augment.parse(settings.augment)
+        augment = Augment.parse(settings.augment)
         must(len(data.input_shape) == 3, "augment is for pictures", f"rows of shape {data.input_shape}", "leave it out")
+        augment(data.train.x[:1], torch.Generator())
     maker = model_maker(model, data, goal, settings)
     module = maker.make()
-    check(module, len(data.train), settings)
+    check(module, data, settings)
     settings = dataclasses.replace(settings, loss=goal.spec)
     if settings.lr == "auto":
         lr, why = _find_lr(maker, data, settings, loss)
@@ -166,7 +171,9 @@ def _run(
     quiet: bool,
     stop: Callable[[], bool] | None,
     each_epoch: Callable[[int, dict[str, float]], None] | None,
+    **before: Any,
 ) -> Run:
+    """Train and close the run; `before` is what run.json said, put back where a resume finds a checkpoint that it cannot use."""
     with interruptible(stop) as asked, fitting_threads(plan.module, batch_rows(plan.settings, len(data.train))):
         try:
             outcome = train(
@@ -181,6 +188,11 @@ def _run(
                 loss=plan.loss,
                 each_epoch=each_epoch,
             )
+        except NotResumed:
+            with contextlib.suppress(FalllineError):
+                writer.describe(**before)
+            writer.close()
+            raise
         except BaseException as error:
             with contextlib.suppress(FalllineError):
                 writer.describe(status="failed", result={"message": str(error) or type(error).__name__})
@@ -255,7 +267,8 @@ def resume(
     plan.choices[:] = info.get("choices", [])
     writer = Writer(place)
     writer.describe(status="running", config=plan.settings.to_json())
-    return _run(plan, rows, writer, place, resume=True, quiet=quiet, stop=stop, each_epoch=each_epoch)
+    before = {"status": info["status"], "config": info["config"]}
+    return _run(plan, rows, writer, place, resume=True, quiet=quiet, stop=stop, each_epoch=each_epoch, **before)
 
 
 def load_run(folder: Path | str, model: Any = None, *, loss: Loss | None = None) -> Run:

@@ -122,11 +122,11 @@ class Writer:
         self._texts.clear()
 
     def cut(self, after_step: int, run: str = "") -> None:
-        """Drop the rows of `run` that are later than a checkpoint's step: what a resume will measure again."""
+        """Drop what a resume will measure again: the rows of `run` later than a checkpoint's step, and those of the test split."""
         self.flush()
         self._run(
             lambda c: (
-                c.execute("DELETE FROM scalars WHERE run = ? AND step > ?", (run, after_step)),
+                c.execute("DELETE FROM scalars WHERE run = ? AND (step > ? OR split = 'test')", (run, after_step)),
                 c.execute("DELETE FROM texts WHERE run = ? AND step > ?", (run, after_step)),
             )
         )

@@ -18,14 +18,15 @@ _ELEMENTS = 1 << 24
 def outputs(model: nn.Module, x: Tensor, *, rows: int = _ROWS) -> Tensor:
     """The model's outputs (N, outputs) or (N,) for x (N, ...), in evaluation mode and in blocks; the mode is put back."""
     rows = max(1, min(rows, _ELEMENTS // max(1, x[:1].numel())))
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     device = next((p.device for p in model.parameters()), x.device)
     model.eval()
     try:
         with torch.inference_mode():
             blocks = [model(block.to(device)) for block in x.split(rows)]
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     return torch.cat(blocks) if blocks else x.new_zeros((0,))
 
 

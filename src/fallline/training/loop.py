@@ -100,7 +100,10 @@ def train(
     must(not resume or place is not None, "resume needs a folder", "None")
     device = device_of(settings.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(stream(settings.seed, "training"))
+        torch.default_generator.manual_seed(stream(settings.seed, "training"))  # torch.manual_seed would seed every device
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(stream(settings.seed, "training"))
         goal = aim(data, settings, loss)
         session = Session(model, data, settings, goal, writer=writer, folder=place, run=run, stop=stop)
         session.each_epoch = each_epoch

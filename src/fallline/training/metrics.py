@@ -84,10 +84,16 @@ def _classification(goal: Goal, seen: Tensor, y: Tensor, last: int) -> dict[str,
         "precision": float(tm.multiclass_precision(called, y, count, average="macro", validate_args=False)),
         "recall": float(tm.multiclass_recall(called, y, count, average="macro", validate_args=False)),
         "f1": float(tm.multiclass_f1_score(called, y, count, average="macro", validate_args=False)),
-        "roc_auc": float(tm.multiclass_auroc(_unit(seen[-last:]), y_last, count, average="macro", validate_args=False))
-        if several
-        else math.nan,
+        "roc_auc": _one_against_rest(_unit(seen[-last:]), y_last, count) if several else math.nan,
     }
+
+
+def _one_against_rest(seen: Tensor, y: Tensor, count: int) -> float:
+    """The mean ROC AUC over the classes that `y` has: torchmetrics would count a class without rows as 0."""
+    from torchmetrics.functional import classification as tm
+
+    each = tm.multiclass_auroc(seen, y, count, average="none", validate_args=False)
+    return float(each[torch.bincount(y, minlength=count) > 0].mean())
 
 
 def _ranks(score: Tensor) -> Tensor:

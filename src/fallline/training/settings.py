@@ -1,6 +1,7 @@
 """What a run is asked to do: every setting of training, with its default, checked once, as JSON."""
 
 import dataclasses
+import numbers
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,6 +85,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value != "auto":
                 object.__setattr__(self, name, number.check(value))
+        for name in ("batch_size", "epochs", "patience", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, numbers.Integral) and not isinstance(value, bool):  # NumPy's too
+                object.__setattr__(self, name, int(value))
         full = self.batch_size == "full"
         must(full or _whole(self.batch_size, 1), "batch_size is a whole number >= 1, or 'full'", repr(self.batch_size), "32 is usual")
         must(_whole(self.epochs, 1), "epochs >= 1", repr(self.epochs))

@@ -1,9 +1,10 @@
 """Schedules by name, as the command line gives them: "cosine", "step:every=3,factor=0.5", "warmup:epochs=1+cosine"."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from fallline._core.errors import FalllineError, lookup, refuse
+from fallline._core.errors import FalllineError, lookup, must, refuse
 from fallline.optim.schedules._schedule import Schedule
 from fallline.optim.schedules.constant import constant
 from fallline.optim.schedules.cosine import cosine
@@ -88,5 +89,6 @@ def _parse(name: str, text: str) -> dict[str, Any]:
         try:
             options[key] = float(value)
         except ValueError:
-            refuse(f"option {key} is a number", repr(value), where=f"schedule {name}")
+            options[key] = math.nan
+        must(math.isfinite(options[key]), f"option {key} is a number", repr(value), where=f"schedule {name}")
     return options

@@ -15,6 +15,8 @@ from fallline._core.number import Number
 from fallline.optim.schedules._schedule import Schedule
 
 PEAK = Number("peak", 0, 1, open_low=True, open_high=True, usual="0.3", doc="share of the steps that go up")
+START = Number("start", 0, 1, usual="0.04", doc="multiplier at the first step")
+END = Number("end", 0, 1, usual="4e-6", doc="multiplier at the last step")
 
 
 def one_cycle(total: int, *, peak: float = 0.3, start: float = 1 / 25, end: float = 1 / 250_000) -> Schedule:
@@ -25,6 +27,8 @@ def one_cycle(total: int, *, peak: float = 0.3, start: float = 1 / 25, end: floa
     """
     must(total >= 1, "total >= 1", total, where="one_cycle")
     PEAK.check(peak, where="one_cycle")
+    START.check(start, where="one_cycle")
+    END.check(end, where="one_cycle")
     top = max(peak * total - 1, 0.0)
     last = max(total - 1, 1)
 

@@ -14,6 +14,7 @@ from fallline._core.errors import must
 from fallline._core.number import Number
 
 FACTOR = Number("factor", 0, 1, open_low=True, open_high=True, usual="0.5", doc="what the rate is multiplied by")
+END = Number("end", 0, 1, usual="0.0001", doc="smallest multiplier")
 THRESHOLD = Number("threshold", 0, 1, open_high=True, usual="0.0001", doc="relative fall that counts")
 
 
@@ -30,6 +31,7 @@ class Plateau:
     def __init__(self, *, factor: float = 0.5, patience: int = 3, threshold: float = 1e-4, end: float = 1e-4) -> None:
         FACTOR.check(factor, where="plateau")
         THRESHOLD.check(threshold, where="plateau")
+        END.check(end, where="plateau")
         must(patience >= 0, "patience >= 0", patience, where="plateau")
         self.factor, self.patience, self.threshold, self.end = factor, int(patience), threshold, end
         self.multiplier, self.best, self.waited = 1.0, math.inf, 0
