@@ -1,6 +1,6 @@
 """Make the pictures of the README: pages are written, then photographed by a headless Chromium.
 
-    python scripts/pictures.py RUNS/STUDY        (the folder of a finished comparison, from `make demo`)
+python scripts/pictures.py RUNS/STUDY        (the folder of a finished comparison, from `make demo`)
 """
 
 import subprocess
@@ -13,7 +13,8 @@ import torch
 import fallline as fl
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --hide-scrollbars"""
 
 
 def photograph(page: Path, picture: Path, width: int, height: int) -> None:
