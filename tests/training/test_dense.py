@@ -61,6 +61,12 @@ def _tied():
     return nn.Sequential(a, nn.ReLU(), b)
 
 
+def _tied_biases():
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    model[2].bias = model[0].bias
+    return model
+
+
 def _hooked():
     model = STACKS["mlp"]()
     model[0].register_forward_hook(lambda *_: None)
@@ -83,6 +89,7 @@ def _frozen():
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 3))),
         lambda: nn.Sequential(nn.ReLU()),
         _tied,
+        _tied_biases,
         _hooked,
         _frozen,
     ],

@@ -94,6 +94,14 @@ def test_a_refused_resume_leaves_a_finished_run_as_it_is(tmp_path):
     assert read_info(tmp_path / "run") == before
 
 
+def test_a_resume_without_its_record_is_refused(tmp_path):
+    interrupted(tmp_path / "run")
+    (tmp_path / "run" / "record.sqlite").unlink()
+    with pytest.raises(FalllineError, match="there is no record"):
+        fl.resume(tmp_path / "run", model=net(), data=toy(), quiet=True)
+    assert not (tmp_path / "run" / "record.sqlite").exists()
+
+
 def test_the_test_rows_are_recorded_once(tmp_path, monkeypatch):
     monkeypatch.setattr("fallline.api.fit.write_json", interrupt)
     with pytest.raises(KeyboardInterrupt):

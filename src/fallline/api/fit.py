@@ -19,10 +19,11 @@ from fallline.api.folder import describe, pipeline_file, read_pipeline
 from fallline.api.model import Maker, model_maker
 from fallline.api.run import Run, residual_quantiles
 from fallline.losses import Loss
-from fallline.record import MODEL_FILE, PIPELINE_FILE, Reader, Writer, holds_run, read_info
+from fallline.record import MODEL_FILE, PIPELINE_FILE, RECORD_FILE, Reader, Writer, holds_run, read_info
 from fallline.study.threads import fitting_threads
 from fallline.training import Goal, Outcome, Settings, aim, train
 from fallline.training.checkpoint import load_tensors
+from fallline.training.evaluate import mean_loss, outputs
 from fallline.training.loop import MODEL_FORMAT
 from fallline.training.session import NotResumed, batch_rows, check, device_of
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fallline.data import Data
 
 _USUAL_BATCH = 32
+_TRIED_ROWS = 1 << 12
 
 
 def fit(
@@ -146,6 +148,9 @@ def _prepare(model: Any, data: "Data", settings: Settings, loss: Loss | None, *,
     maker = model_maker(model, data, goal, settings)
     module = maker.make()
     check(module, data, settings)
+    some = data.validation if len(data.validation) else data.train
+    raw = outputs(module, some.x[:_TRIED_ROWS]).cpu()
+    mean_loss(raw, goal.targets(some.y[:_TRIED_ROWS]), goal)  # a loss may refuse what the model gives
     settings = dataclasses.replace(settings, loss=goal.spec)
     if settings.lr == "auto":
         lr, why = _find_lr(maker, data, settings, loss)
@@ -262,6 +267,8 @@ def resume(
         settings = dataclasses.replace(settings, epochs=epochs)
     elif info["status"] == "finished":
         return load_run(place, model, loss=loss)
+    if not (place / RECORD_FILE).is_file():
+        raise FalllineError(f"there is no record '{place / RECORD_FILE}'; the run folder is not whole.")
     rows = _same_data(info, data)
     plan = _prepare(_same_model(info, model), rows, settings, _same_loss(info, loss))
     plan.choices[:] = info.get("choices", [])

@@ -136,7 +136,7 @@ def dense_stack(model: nn.Module, x: Tensor) -> DenseStack | None:
             return None
         if any(not p.requires_grad or p.dtype != x.dtype or type(p) is not nn.Parameter or _watched(p) for p in layer.parameters()):
             return None
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    if not linear or len({id(layer.weight) for layer in linear}) < len(linear):
+    held = [p for layer in layers for p in layer.parameters()]
+    if not held or len({id(p) for p in held}) < len(held):  # no layer at all, or one that shares a parameter with another
         return None
     return DenseStack([layer for layer in layers if type(layer) is not nn.Flatten])
