@@ -80,6 +80,9 @@ def train(
         for note in loaded.notes:
             voice.say(f"  {note}")
         voice.say(f"  model {model}, optimizer {optimizer}, batch size {batch_size}, epochs {epochs}, seed {seed}, device {device}")
+        rest = ("schedule", "dropout", "clip_norm", "weight_decay", "l1", "l2", "patience", "class_weight", "augment")
+        said = (f"{name.replace('_', ' ')} {'none' if settings[name] is None else settings[name]}" for name in rest)
+        voice.say(f"  scale {scale}, {', '.join(said)}")
         run = fit(
             model,
             loaded,
