@@ -68,6 +68,35 @@ def test_unseen_categories_are_zeros_and_wholly_missing_columns_are_filled():
     assert x[:, names.index("size is missing")].tolist() == [1, 1]
 
 
+def test_a_file_is_read_by_what_its_columns_were_in_training(tmp_path):
+    """Alone, these rows could be whole numbers, truth values and days before months: a guess anew gave other dates and unseen levels."""
+    codes, flags = ("01", "02", "2A"), ("True", "False", "Maybe")
+    rows = [f"{i % 12 + 1:02d}/{i % 28 + 1:02d}/2024,{codes[i % 3]},{flags[i % 3]},{i}" for i in range(90)]
+    (tmp_path / "all.csv").write_text("\n".join(["when, code ,flag,y", *rows]) + "\n")
+    pipeline = data.load(tmp_path / "all.csv", "y", task="regression").pipeline
+    whole = data.read(tmp_path / "all.csv", pipeline)[0]
+    some = [0, 1, 12, 13, 84]
+    (tmp_path / "some.csv").write_text("\n".join(["when, code ,flag,y", *(rows[i] for i in some)]) + "\n")
+    assert data.read(tmp_path / "some.csv", pipeline)[0].equal(whole[some])
+
+
+def test_numbers_and_truth_values_find_the_levels_that_were_written_so():
+    frame = pl.DataFrame({"code": ["01", "2", "A"] * 20, "flag": ["True", "False", "Maybe"] * 20, "y": RNG.normal(size=60)})
+    pipeline = data.load(frame, "y").pipeline
+    new = pl.DataFrame({"code": [1.0, 2.0, 7.0, None], "flag": [True, False, None, True]})
+    assert data.read(new, pipeline)[0].tolist() == [[1, 0, 0, 0, 0, 1], [0, 1, 0, 1, 0, 0], [0] * 6, [0, 0, 0, 0, 0, 1]]
+    words = data.load(frame.with_columns(code=pl.Series(["x", "y", "z"] * 20)), "y").pipeline
+    assert data.read(new, words)[0][:, :3].tolist() == [[0, 0, 0]] * 4
+
+
+def test_a_target_that_is_still_empty_is_no_hindrance(tmp_path):
+    (tmp_path / "new.csv").write_text("size,town,sold\n1.5,Rome,\n2.5,Oslo,yes\n")
+    x, y, table = data.read(tmp_path / "new.csv", LOADED.pipeline)
+    assert x.shape[0] == 2
+    assert y is None
+    assert table.columns == ["size", "town", "sold"]
+
+
 def test_a_label_that_the_model_does_not_know_is_refused():
     with pytest.raises(FalllineError, match="holds perhaps in row 0, which is none of the model's classes"):
         data.read(FRAME.with_columns(sold=pl.lit("perhaps")), saved())

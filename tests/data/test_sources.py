@@ -57,6 +57,13 @@ def test_broken_csv_is_refused(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_group_of_three_digits_after_a_zero_is_a_fraction(tmp_path):
+    """ "0,125" was read as 125."""
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f'"{i % 3},{i * 7:03d}",{i}\n' for i in range(60)))
+    table = data.sources.csv_.read_csv(tmp_path / "t.csv")[0]
+    assert table["x"][:4].to_list() == [0.0, 1.007, 2.014, 0.021]
+
+
 def test_numbers_with_commas_between_thousands(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a,y\n" + "".join(f'"{1 + i},{i % 10}00",{i * 0.37}\n' for i in range(30)))

@@ -86,6 +86,16 @@ def test_refusals(y, options, message):
         data.load((X, y), **options)
 
 
+def test_blanks_beside_a_label_make_no_class_of_their_own(tmp_path):
+    """The columns are read without them, so the labels are too; a label of blanks alone is missing."""
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i % 7},{('yes', 'yes ', ' no', 'no')[i % 4]}\n" for i in range(40)))
+    loaded = data.load(tmp_path / "t.csv", "y")
+    assert (loaded.task, loaded.classes) == ("binary", ("no", "yes"))
+    assert data.read(tmp_path / "t.csv", loaded.pipeline)[1][:4].tolist() == [1, 1, 0, 0]
+    with pytest.raises(FalllineError, match=r"missing .* in 1 of 3 rows"):
+        data.load((X[:3], np.array(["a", " ", "b"])))
+
+
 def test_one_row_and_no_row_are_refused():
     for rows in (0, 1):
         with pytest.raises(FalllineError, match=f"{rows} row"):

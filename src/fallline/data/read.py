@@ -9,13 +9,17 @@ import polars as pl
 from torch import Tensor
 
 from fallline._core.errors import FalllineError
+from fallline.data.columns.category import Category
+from fallline.data.columns.choose import Column
+from fallline.data.columns.date import Date
+from fallline.data.columns.text import Text
 from fallline.data.pictures import Pictures
 from fallline.data.pipeline import Pipeline
 from fallline.data.raw import Raw
 from fallline.data.sources.find import NAMED, read_source
 from fallline.data.sources.folder import ENDINGS, read_folder, read_pictures
 from fallline.data.tables import Table
-from fallline.data.task import encode
+from fallline.data.task import as_series, encode, gaps
 
 
 def read(
@@ -29,7 +33,7 @@ def read(
         folder: where the files of named sets are.
 
     Returns:
-        x, float32 of shape (rows, features) or (rows, channels, height, width); y of shape (rows,) where the source has the target, else
+        x, float32 of shape (rows, features) or (rows, channels, height, width); y of shape (rows,) where every row has the target, else
         None; the table as it stood, identifiers and target included, where there is one (file names for pictures), else None.
 
     Raises:
@@ -50,8 +54,8 @@ def read(
     elif isinstance(pipeline.prepare, Table):
         x = _by_position(raw, pipeline.prepare)
     y = None
-    if raw.y is not None and len(raw.y):
-        y = encode(raw.y, raw.target, pipeline.task, pipeline.raw_labels) if pipeline.task else None
+    if raw.y is not None and len(raw.y) and pipeline.task and not gaps(as_series(raw.y, raw.target)).any():
+        y = encode(raw.y, raw.target, pipeline.task, pipeline.raw_labels)
     table = raw.table
     if table is None and raw.kind == "table" and not raw.plain:
         table = raw.x if raw.y is None else raw.x.with_columns(pl.Series(raw.target, raw.y))
@@ -68,7 +72,13 @@ def _read(source: Any, pipeline: Pipeline, folder: "str | os.PathLike[str] | Non
             return raw
         if path.is_file() and path.suffix.lower() in ENDINGS:
             return Raw(path.name, "pictures", read_pictures([path], pipeline.prepare.size, []), table=pl.DataFrame({"file": [path.name]}))
-    return read_source(source, pipeline.target or None, folder, labelled=False)
+    words = [c.name for c in pipeline.prepare.columns if _from_text(c)] if isinstance(pipeline.prepare, Table) else []
+    return read_source(source, pipeline.target or None, folder, labelled=False, words=words)
+
+
+def _from_text(column: Column) -> bool:
+    """Whether the column was text in training: codes such as 01 and dates with the month first must not be guessed anew."""
+    return isinstance(column, Category | Text) or (isinstance(column, Date) and bool(column.format))
 
 
 def _by_position(raw: Raw, prepare: Table) -> pl.DataFrame:

@@ -72,7 +72,10 @@ def as_series(y: "pl.Series | np.ndarray", target: str) -> pl.Series:
     if isinstance(y, np.ndarray):
         y = _of_array(y, target)
     if y.dtype in (pl.Categorical, pl.Enum):
-        return y.cast(pl.String)
+        y = y.cast(pl.String)
+    if y.dtype == pl.String:
+        bare = y.str.strip_chars()  # "yes" and "yes " are one class, as in the columns
+        return bare.replace("", None) if (bare == "").any() else bare
     if isinstance(y.dtype, pl.Decimal):
         return y.cast(pl.Float64)
     if y.dtype in (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary):
@@ -163,17 +166,20 @@ def _regression(series: pl.Series, target: str, kinds: pl.Series, *, said: bool)
     return Goal("regression", y, (), (), f"the task is regression: `{target}` is a number, {why}")
 
 
+def gaps(series: pl.Series) -> pl.Series:
+    """Where a label is missing: empty or NaN."""
+    return series.is_null() | series.is_nan().fill_null(True) if series.dtype.is_float() else series.is_null()
+
+
 def _refuse_gaps(series: pl.Series, target: str) -> None:
     n = len(series)
-    gaps = series.is_null()
-    if series.dtype.is_float():
-        gaps = gaps | series.is_nan().fill_null(True)
-    count = int(gaps.sum())
+    missing = gaps(series)
+    count = int(missing.sum())
     if n and count == n:
         raise FalllineError(f"the target '{target}' is missing in all {n} rows.")
     if count:
         raise FalllineError(
-            f"the target '{target}' is missing (empty or NaN) in {count} of {n} rows, the first is row {int(gaps.arg_true()[0])}; "
+            f"the target '{target}' is missing (empty or NaN) in {count} of {n} rows, the first is row {int(missing.arg_true()[0])}; "
             "leave these rows out, or fill them in."
         )
     if series.dtype.is_float():

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import polars as pl
@@ -14,13 +15,17 @@ from fallline._core.files import told
 NULLS = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?"]
 _SEPARATORS = ",;\t|"
 _DECIMAL = r"^\s*[-+]?\d+(,\d+)?\s*$"
-_THOUSANDS = r"^\s*[-+]?\d{1,3}(,\d{3})+(\.\d+)?\s*$|^\s*[-+]?\d+(\.\d+)?\s*$"
+_THOUSANDS = r"^\s*[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?\s*$|^\s*[-+]?\d+(\.\d+)?\s*$"
 _CHECKED = 200_000
 """Lines that are looked at to name the first broken one."""
 
 
-def read_csv(path: "str | os.PathLike[str]") -> tuple[pl.DataFrame, list[str]]:
+def read_csv(path: "str | os.PathLike[str]", *, words: Collection[str] = ()) -> tuple[pl.DataFrame, list[str]]:
     """The table, and notes on how it was read.
+
+    Args:
+        path: the file.
+        words: columns that stay text as it is written, even where every value could be a number, a date or a truth value.
 
     Raises:
         FalllineError: no such file, an empty one, no text, no header, or rows of differing lengths (says which line).
@@ -32,7 +37,7 @@ def read_csv(path: "str | os.PathLike[str]") -> tuple[pl.DataFrame, list[str]]:
     if not text.strip():
         raise FalllineError(f"'{source}' is empty.")
     separator = separator_of(text)
-    _check_header(text, separator, source)
+    header = _check_header(text, separator, source)
     _check_widths(text, separator, source)
     try:
         frame = pl.read_csv(
@@ -40,6 +45,7 @@ def read_csv(path: "str | os.PathLike[str]") -> tuple[pl.DataFrame, list[str]]:
             separator=separator,
             null_values=NULLS,
             infer_schema_length=None,
+            schema_overrides={name: pl.String for name in header if name.strip() in words},
             try_parse_dates=True,
         )
     except pl.exceptions.PolarsError as error:
@@ -50,7 +56,7 @@ def read_csv(path: "str | os.PathLike[str]") -> tuple[pl.DataFrame, list[str]]:
     twice = [name for name in frame.columns if "_duplicated_" in name]
     if twice:
         notes.append(f"column names that occur twice were changed: {', '.join(twice)}")
-    return _numbers(frame, separator, notes), notes
+    return _numbers(frame, separator, notes, words), notes
 
 
 def decode(content: bytes, source: Path) -> tuple[str, list[str]]:
@@ -89,13 +95,14 @@ def separator_of(text: str) -> str:
     return max(_SEPARATORS, key=score)
 
 
-def _check_header(text: str, separator: str, source: Path) -> None:
+def _check_header(text: str, separator: str, source: Path) -> list[str]:
     header = next(csv.reader(io.StringIO(text), delimiter=separator), [])
     if len(header) > 1 and all(_is_number(cell) for cell in header):
         raise FalllineError(
             f"'{source}' seems to have no header: its first line holds only numbers ({', '.join(header[:4])}, ...); "
             "add a line with column names."
         )
+    return header
 
 
 def _is_number(cell: str) -> bool:
@@ -116,15 +123,19 @@ def _check_widths(text: str, separator: str, source: Path) -> None:
         raise FalllineError(f"'{source}' is broken in line {reader.line_num}: {error}.") from error
 
 
-def _numbers(frame: pl.DataFrame, separator: str, notes: list[str]) -> pl.DataFrame:
+def _numbers(frame: pl.DataFrame, separator: str, notes: list[str], words: Collection[str]) -> pl.DataFrame:
     """Columns of text that hold numbers with a comma in them, as numbers."""
-    pattern, told_as = (_DECIMAL, "decimal commas") if separator != "," else (_THOUSANDS, "commas between thousands")
+    decimal, thousands = (_DECIMAL, ".", "decimal commas"), (_THOUSANDS, "", "commas between thousands")
     for series in frame.select(pl.col(pl.String)):
         there = series.drop_nulls()
-        if len(there) and there.str.contains(",", literal=True).any() and there.str.contains(pattern).all():
-            plain = series.str.strip_chars().str.replace_all(",", "." if separator != "," else "", literal=True)
-            frame = frame.with_columns(plain.cast(pl.Float64).alias(series.name))
-            notes.append(f"`{series.name}` was read as numbers with {told_as}")
+        if series.name in words or not there.str.contains(",", literal=True).any():
+            continue
+        for pattern, instead, told_as in (thousands, decimal) if separator == "," else (decimal,):
+            if there.str.contains(pattern).all():
+                plain = series.str.strip_chars().str.replace_all(",", instead, literal=True)
+                frame = frame.with_columns(plain.cast(pl.Float64).alias(series.name))
+                notes.append(f"`{series.name}` was read as numbers with {told_as}")
+                break
     return frame
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ NAMED = (*NAMES, *FROM_FOLDER)
 _PARTS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
-def read_source(source: Any, target: str | None, folder: "str | os.PathLike[str] | None", *, labelled: bool = True) -> Raw:
+def read_source(
+    source: Any, target: str | None, folder: "str | os.PathLike[str] | None", *, labelled: bool = True, words: Collection[str] = ()
+) -> Raw:
     """The rows of any source that `fallline.data.load` takes.
 
     Args:
@@ -35,12 +38,13 @@ def read_source(source: Any, target: str | None, folder: "str | os.PathLike[str]
         target: column that holds the labels, for tables.
         folder: where the files of named sets are.
         labelled: labels are needed; without it, they are read where they are.
+        words: columns of a CSV file that stay text as it is written.
 
     Raises:
         FalllineError: the source cannot be read, or it lacks labels.
     """
     if isinstance(source, str | os.PathLike):
-        return _take_target(_named(str(source), folder) if str(source) in NAMED else _read_path(Path(source)), target, labelled)
+        return _take_target(_named(str(source), folder) if str(source) in NAMED else _read_path(Path(source), words), target, labelled)
     if is_frame(source):
         return _take_target(Raw("DataFrame", "table", to_polars(source)), target, labelled)
     if is_loader(source):
@@ -62,7 +66,7 @@ def _named(name: str, folder: "str | os.PathLike[str] | None") -> Raw:
     return FROM_FOLDER[name](folder) if name in FROM_FOLDER else read_bundled(name)
 
 
-def _read_path(path: Path) -> Raw:
+def _read_path(path: Path, words: Collection[str]) -> Raw:
     path = path.expanduser()
     if not path.exists():
         close = nearest(str(path), NAMED) if path.suffix == "" and len(path.parts) == 1 else _beside(path)
@@ -77,7 +81,7 @@ def _read_path(path: Path) -> Raw:
         raise FalllineError(f"'{path}' is empty.")
     ending, recipe = path.suffix.lower(), str(path.resolve())
     if ending in {".csv", ".tsv", ".txt", ".tab", ".data"}:
-        table, notes = read_csv(path)
+        table, notes = read_csv(path, words=words)
         return Raw(path.stem, "table", table, notes=notes, recipe=recipe)
     if ending in {".parquet", ".pq"}:
         return Raw(path.stem, "table", read_parquet(path), recipe=recipe)
