@@ -165,7 +165,7 @@ def test_a_module_is_trained_in_place_and_a_function_makes_one():
         ({"schedule": "warm_restarts:mult=inf"}, "mult is a number"),
         ({"patience": 2, "data": unheld(toy())}, "validation rows"),
         ({"augment": "crop:20", "data": "digits", "model": "cnn"}, "crop < 8"),
-        ({"model": "mlp:8", "data": toy("regression"), "loss": "msle"}, "above -1"),
+        ({"model": "mlp:8", "data": toy("regression"), "loss": "msle:input_from=values"}, "above -1"),
         ({"model": normed(), "batch_size": 31}, "one row"),
         ({"model": normed(), "batch_size": 1}, "one row"),
     ],

@@ -26,6 +26,7 @@ _READ = {
     "score": _flat,
     "probability": _flat,
     "log_rate": lambda raw: _flat(raw).exp(),
+    "log1p": lambda raw: _flat(raw).expm1(),
     "rate": _flat,
     "mean_and_variance": lambda raw: raw[..., 0],
     "logit": lambda raw: torch.sigmoid(_flat(raw)),

@@ -105,6 +105,9 @@ def aim(data: "Data", settings: Settings, loss: "Loss | None" = None) -> Goal:
         if settings.class_weight is not None:
             weights = class_weights(data, settings.class_weight)
             options["class_weight"] = weights
+        if spec == "msle":
+            spec = "msle:input_from=logarithms"
+            choices.append("output: the model predicts log(1 + value), so that no prediction falls below -1")
         built = _build(spec, options)
     else:
         built, spec = loss, loss.name
