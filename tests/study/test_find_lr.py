@@ -57,6 +57,17 @@ def test_the_suggested_rate_trains_nearly_as_well_as_the_best_of_a_grid(digits):
     assert loss_at(found.suggested) < 1.5 * grid
 
 
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_the_rate_of_a_run_of_six_steps_is_safe_for_six_steps(seed):
+    """Trials of ten steps on few orders of the rows chose 0.46 for seed 0: after six steps the loss stood at 957,189."""
+    rng = np.random.default_rng(seed)
+    pictures, classes = rng.integers(0, 256, (80, 3, 16, 16)), rng.integers(0, 4, 80)
+    classes[:8] = [0, 1, 2, 3] * 2
+    run = fl.fit("cnn", (pictures, classes), optimizer="sgd", epochs=3, seed=seed, keep="last", quiet=True)
+    assert run.status == "finished"
+    assert run.metrics["train"]["loss"] < 2
+
+
 def states():
     return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 4096  # of a mini-batch here: a full batch is stood for by that many rows drawn from it
 HELD_ROWS = 2048  # on which a trial is judged
-STEPS = 100
+STEPS = 100  # of a trial; as many as the run has, where it has fewer: at a large rate a few steps more or less decide
+SHORT, SHORT_ORDERS = 30, 5  # a run of fewer steps is at the mercy of the order of its rows: so many are tried, and the worst end counts
 THRIFTY = {"ramps": 2, "orders": 1}  # where a step is not small
 WIDER = 10.0  # how far the ramp goes beyond the optimizer's usual range on either side
 
@@ -58,6 +59,7 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
     preset, _ = optim.parse(settings.optimizer)
     rows, batch = len(data.train), batch_rows(settings, len(data.train))
     total = math.ceil(rows / batch) * settings.epochs
+    orders = {"orders": SHORT_ORDERS} if total < SHORT and batch < rows else {}
     batch = min(batch, MOST_ROWS)
     x, target = data.train.x, goal.targets(data.train.y)
     held = data.validation if len(data.validation) else data.train
@@ -99,8 +101,8 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
                 low=low / WIDER,
                 high=high * WIDER,
                 default=preset.default_lr,
-                steps=max(10, min(STEPS, total)),
-                **({} if is_small(model, batch) else THRIFTY),
+                steps=min(STEPS, total),
+                **(({} if is_small(model, batch) else THRIFTY) | orders),
             )
 
 
