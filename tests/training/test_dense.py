@@ -54,6 +54,17 @@ def test_dropout_draws_what_torch_draws():
         assert torch.allclose(ours_, p.grad, atol=1e-14)
 
 
+def test_dropout_in_evaluation_mode_draws_nothing():
+    """A user may freeze one layer's mode; the pass drew all the same."""
+    model = nn.Sequential(nn.Linear(6, 50), nn.Dropout(0.4), nn.Linear(50, 1))
+    model[1].eval()
+    x = torch.randn(9, 6)
+    stack = dense_stack(model, x)
+    assert stack is not None
+    raw, _ = stack.step(x, torch.sum)
+    assert torch.equal(raw, model(x))
+
+
 def _tied():
     a = nn.Linear(6, 6)
     b = nn.Linear(6, 6)
@@ -70,6 +81,13 @@ def _tied_biases():
 def _hooked():
     model = STACKS["mlp"]()
     model[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+def _patched():
+    model = STACKS["mlp"]()
+    plain = model[0].forward
+    model[0].forward = lambda x: 2 * plain(x)
     return model
 
 
@@ -91,6 +109,7 @@ def _frozen():
         _tied,
         _tied_biases,
         _hooked,
+        _patched,
         _frozen,
     ],
 )

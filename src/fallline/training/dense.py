@@ -56,7 +56,7 @@ class DenseStack:
                 elif isinstance(layer, nn.Identity):
                     pass
                 elif isinstance(layer, nn.Dropout):
-                    if layer.p > 0:
+                    if layer.p > 0 and layer.training:
                         noise = torch.empty_like(a).bernoulli_(1 - layer.p).div_(1 - layer.p) if layer.p < 1 else torch.zeros_like(a)
                         tape.append((layer, noise))
                         a = a * noise
@@ -107,7 +107,8 @@ def _leaves(model: nn.Module) -> list[nn.Module] | None:
 
 
 def _hooked(module: nn.Module) -> bool:
-    return any(getattr(module, name) for name in _HOOKS)
+    """Whether something runs beside the module's own forward, or in its place."""
+    return "forward" in vars(module) or any(getattr(module, name) for name in _HOOKS)
 
 
 def _watched(p: Tensor) -> bool:
