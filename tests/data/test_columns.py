@@ -27,6 +27,15 @@ def test_zscore_minmax_and_none():
     assert np.allclose(Numeric.fit(series, scale="none").encode(series)[:, 0], [1, 2, 3, 6])
 
 
+@pytest.mark.parametrize("unit", [1e-24, 1e-12, 1.0, 1e12])
+def test_the_unit_does_not_matter(unit):
+    """Capacities in farads lie near 1e-12: they were left unscaled, as if they did not vary."""
+    values = np.random.default_rng(0).normal(3, 0.1, 50)
+    encoded = [Numeric.fit(series, scale="zscore").encode(series) for series in (pl.Series(values), pl.Series(values * unit))]
+    assert np.abs(encoded[0] - encoded[1]).max() < 1e-5
+    assert encoded[1].std() == pytest.approx(1, abs=1e-5)
+
+
 def test_missing_becomes_the_median_beside_a_flag():
     column = Numeric.fit(pl.Series("a", [1.0, None, 3.0, 100.0, float("nan")]), scale="none")
     assert column.features == ["a", "a is missing"]

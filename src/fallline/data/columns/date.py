@@ -112,7 +112,7 @@ def _stamps(series: pl.Series, layout: str) -> np.ndarray:
     """Seconds since 1970, NaN where missing."""
     if series.dtype == pl.Null:
         return np.full(len(series), np.nan)
-    if series.dtype in (pl.String, pl.Categorical):
+    if series.dtype in (pl.String, pl.Categorical, pl.Enum):
         text = series.cast(pl.String).str.strip_chars()
         dates = parse(text, layout or format_of(series) or FORMATS[0])
         wrong = (dates.is_null() & text.is_not_null() & (text != "")).arg_true()

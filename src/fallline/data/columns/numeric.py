@@ -60,7 +60,7 @@ class Numeric:
             center, spread = float(seen.mean()), float(seen.std())
         elif len(seen) and scale == "minmax":
             center, spread = float(seen.min()), float(seen.max() - seen.min())
-        spread = spread if np.isfinite(spread) and spread > 1e-12 * max(1.0, abs(center)) else 1.0
+        spread = spread if np.isfinite(spread) and spread > 1e-12 * np.abs(seen).max(initial=0.0) else 1.0
         edges = _edges(seen) if steps and scale != "none" else []
         return cls(series.name, fill, center, spread, bool(len(there) < len(values)), unit, constant, edges)
 
