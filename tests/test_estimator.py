@@ -234,3 +234,8 @@ def test_wrong_parameters_are_refused_by_fit(iris, parameters, words):
 def test_a_constant_target_is_refused():
     with pytest.raises(FalllineError, match="constant"):
         Regressor().fit(np.arange(10.0).reshape(5, 2), np.ones(5))
+
+
+def test_a_regressor_refuses_text_as_its_target():
+    with pytest.raises(FalllineError, match=r"`y is numbers` must hold for Regressor, but got text .*Classifier"):
+        Regressor("linear").fit([[1.0], [2.0]], np.array(["a", "b"]))

@@ -380,6 +380,8 @@ class Regressor(RegressorMixin, _Trained):
         """Train on X (N, features) and numbers y (N,)."""
         import torch
 
+        kind = np.asarray(y).dtype
+        must(kind.kind not in "US", "y is numbers", f"text ({kind})", "Classifier learns classes", where="Regressor")
         x, y = self._learn_columns(X, y, numeric_y=True)
         must(len(x) > 1, "there are two rows or more", "n_samples = 1", where="Regressor")
         self._train(x, torch.tensor(y, dtype=torch.float32), "regression", (), None)

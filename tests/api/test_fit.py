@@ -83,6 +83,37 @@ def test_predictions_are_written_in_three_forms(run, tmp_path):
         made.write(tmp_path / "p.xlsx")
 
 
+def test_whole_numbers_come_back_as_labels_and_a_raw_tensor_is_warned_of(tmp_path):
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * 50 + 1000
+    y = (x[:, 0] > 1000).long() + 3
+    run = fl.fit("linear", (x, y), lr=0.1, epochs=10, out=tmp_path / "run", quiet=True)
+    for one in (run, fl.load_run(tmp_path / "run")):
+        made = one.predict(x.numpy())
+        assert made.label.dtype == np.int64
+        assert (made.label == y.numpy()).mean() > 0.9
+        with pytest.warns(fl.FalllineWarning, match=r"predict\(x.numpy\(\)\)"):
+            one.predict(x)
+    assert set(run.predict(run.data.test.x).label.tolist()) == {3, 4}  # its own rows are prepared: no warning
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"loss": torch.nn.MSELoss()}, "got a MSELoss; fl.losses.MSE"),
+        ({"optimizer": torch.optim.Adam}, "got Adam; 'adam'"),
+        ({"task": "regression"}, "task belongs to the data: .*load"),
+    ],
+)
+def test_what_a_torch_user_tries_is_refused_with_the_way_out(given, says):
+    with pytest.raises(FalllineError, match=says):
+        fl.fit("linear", "iris", epochs=1, quiet=True, **given)
+
+
+def test_an_error_inside_a_torch_layer_names_no_line_of_torch():
+    with pytest.raises(FalllineError, match="raised RuntimeError: mat1"):
+        fl.fit(torch.nn.Linear(99, 3), "iris", epochs=1, quiet=True)
+
+
 def test_the_interval_holds_nine_tenths_of_the_validation_rows():
     run = fl.fit("linear", toy("regression", rows=1000, noise=0.5), lr=0.05, epochs=10, quiet=True)
     made = run.predict(run.data.validation.x)

@@ -333,8 +333,9 @@ def test_text_is_readable(theme: dict[str, str], role: str) -> None:
         assert (b + 0.05) / (a + 0.05) >= 4.5, (role, ground)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.01, 0.02), (1e-6, 1e3), (0.5, 0.9), (3e-4, 0.2)])
+@pytest.mark.parametrize(("low", "high"), [(0.01, 0.02), (1e-6, 1e3), (0.5, 0.9), (3e-4, 0.2), (0.2129, 0.266)])
 def test_log_ticks_lie_within_and_are_not_too_many(low: float, high: float) -> None:
     ticks = log_ticks([low, high])["tickvals"]
     assert 1 <= len(ticks) <= 12
     assert all(low * 0.8 <= t <= high * 1.25 for t in ticks)
+    assert sum(low <= t <= high for t in ticks) >= 2

@@ -123,9 +123,21 @@ def load_data(data: Any, target: str | None, seed: int) -> "Data":
     return data if isinstance(data, Data) else load(data, target, seed=seed)
 
 
+def _named(thing: object) -> str:
+    """A class by its name, anything else by that of its class."""
+    return thing.__name__ if isinstance(thing, type) else f"a {type(thing).__name__}"
+
+
 def _settings(loss: "str | Loss", fields: dict[str, Any]) -> Settings:
     known = {field.name for field in dataclasses.fields(Settings)}
+    must(isinstance(loss, (str, Loss)), "loss is a name or a fallline loss", _named(loss), "fl.losses.MSE() or 'mse' is an example")
+    optimizer = fields["optimizer"]
+    must(
+        isinstance(optimizer, str), "optimizer is a name with its options", _named(optimizer), "'adam' or 'sgd:momentum=0.9' is an example"
+    )
     for name in fields:
+        if name in ("task", "scale", "validation", "test"):
+            raise FalllineError(f"{name} belongs to the data: fit(model, fallline.data.load(source, {name}=...)).")
         if name not in known:
             raise FalllineError(f"fit has no setting '{name}'; known: {', '.join(sorted(known))}.")
     return Settings(loss=loss.name if isinstance(loss, Loss) else loss, **fields)

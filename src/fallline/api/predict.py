@@ -20,7 +20,7 @@ class Predictions:
     """Predictions for N rows.
 
     Args:
-        label: class names (N,) for a classifier, the values themselves (N,) for a regression.
+        label: classes (N,) for a classifier, whole numbers where the target held them and else names; the values (N,) for a regression.
         probability: (N, C) with rows that sum to 1, or None where the loss gives no probabilities.
         value: (N,) numbers in the target's units (regression) or scores of the second class; None for several classes.
         interval: (N, 2) for a regression: value plus the 5 % and 95 % quantile of the validation residuals; else None.

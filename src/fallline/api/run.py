@@ -1,6 +1,7 @@
 """A trained model with all that is known of it: settings, record, metrics, and what it says of new rows."""
 
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fallline._core.errors import FalllineError, must
+from fallline._core.errors import FalllineError, FalllineWarning, must
 from fallline._core.files import make_folder
 from fallline.api.predict import Predictions
 from fallline.record import Reader
@@ -85,12 +86,39 @@ class Run:
 
         Args:
             source: what `fallline.data.load` reads (file, DataFrame, array in the columns of the training rows), run through the
-                preprocessing of the training; or a tensor (N, ...) that is ready for the model.
+                preprocessing of the training; or a tensor (N, ...) that is ready for the model, as `run.data.test.x` is. A tensor of
+                another origin brings a warning where the training prepared an array: rows as they were given to `fit` go in as an array.
 
         Raises:
             FalllineError: missing columns, or a shape that the model does not take.
         """
-        return predictions(self.model, self._ready(source), self.goal, target=self.target, residuals=self.residuals)
+        if isinstance(source, Tensor) and self._prepared_arrays() and not self._owns(source):
+            warnings.warn(
+                "a tensor is taken as rows that are prepared already, as run.data.test.x is; for rows as they were given to fit, "
+                "write predict(x.numpy()), which prepares them as in training (predict_ready says that a tensor is prepared).",
+                FalllineWarning,
+                stacklevel=2,
+            )
+        return self.predict_ready(self._ready(source))
+
+    def predict_ready(self, rows: Tensor) -> Predictions:
+        """Predictions for rows (N, ...) that are ready for the model."""
+        made = predictions(self.model, rows, self.goal, target=self.target, residuals=self.residuals)
+        known = self.pipeline.raw_labels if self.pipeline is not None else ()
+        if (
+            known and all(type(label) is int for label in known) and self.goal.classes == tuple(map(str, known))
+        ):  # whole numbers come back as they went in
+            numbers = dict(zip(self.goal.classes, known, strict=True))
+            return replace(made, label=np.array([numbers[name] for name in made.label.tolist()], dtype=np.int64))
+        return made
+
+    def _prepared_arrays(self) -> bool:
+        return bool(self.pipeline is not None and getattr(self.pipeline.prepare, "plain", False))
+
+    def _owns(self, rows: Tensor) -> bool:
+        """Whether these rows are (part of) a split of this run's own data."""
+        splits = () if self.data is None else (self.data.train, self.data.validation, self.data.test)
+        return any(rows.untyped_storage().data_ptr() == split.x.untyped_storage().data_ptr() for split in splits)
 
     def _ready(self, source: Any) -> Tensor:
         if isinstance(source, Tensor):

@@ -33,7 +33,7 @@ def predict(
     if trained.pipeline is None:
         raise FalllineError(f"the run '{run}' was trained on rows in memory, without preprocessing; predict with it from Python.")
     x, _, table = read(data, trained.pipeline)
-    frame = beside(_identifiers(trained.pipeline, table), trained.predict(x).to_frame())
+    frame = beside(_identifiers(trained.pipeline, table), trained.predict_ready(x).to_frame())
     if out is not None:
         write_bytes(out, _WRITERS[Path(out).suffix.lower()](frame))
         voice.say(f"{frame.height} predictions in {out}")

@@ -121,11 +121,24 @@ def lonely(values: Sequence[float]) -> bool:
     return any(ok[i] and not ok[i - 1] and not ok[i + 1] for i in range(1, len(ok) - 1))
 
 
+def _even(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten from low to high, the coarsest that show at least two."""
+    power = math.floor(math.log10(high - low))
+    for step in (m * 10.0**e for e in (power, power - 1) for m in (5, 2, 1)):
+        ticks = [float(f"{k * step:.12g}") for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        if len(ticks) >= 2:
+            return ticks
+    return []
+
+
 def log_ticks(values: Sequence[float]) -> Spec:
-    """Ticks for a logarithmic axis: powers of ten, with 2 and 5 between them where the values span less than two.
+    """Ticks for a logarithmic axis: powers of ten, with 2 and 5 between them where the values span less than two;
+    even steps where fewer than two of these would be seen.
 
     >>> log_ticks([0.09, 2.2])["tickvals"]
     [0.1, 0.2, 0.5, 1.0, 2.0]
+    >>> log_ticks([0.21, 0.27])["tickvals"]
+    [0.22, 0.24, 0.26]
     """
     known = [v for v in values if math.isfinite(v) and v > 0]
     if not known:
@@ -135,6 +148,8 @@ def log_ticks(values: Sequence[float]) -> Spec:
     every = max(1, math.ceil((high - low) / 7))
     places = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in inside if not e % every]
     kept = [float(f"{v:.3g}") for v in places if low - 0.08 <= math.log10(v) <= high + 0.08]
+    if sum(low <= math.log10(v) <= high for v in kept) < 2 and max(known) > min(known):
+        kept = _even(min(known), max(known)) or kept
     return {"tickmode": "array", "tickvals": kept, "ticktext": [number(v) for v in kept]} if kept else {}
 
 
