@@ -93,6 +93,9 @@ def test_whole_numbers_come_back_as_labels_and_a_raw_tensor_is_warned_of(tmp_pat
         assert (made.label == y.numpy()).mean() > 0.9
         with pytest.warns(fl.FalllineWarning, match=r"predict\(x.numpy\(\)\)"):
             one.predict(x)
+    pictures = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255
+    with pytest.warns(fl.FalllineWarning, match="prepared already"):
+        fl.fit("linear", (pictures, torch.arange(40) % 2), lr=0.1, epochs=1, quiet=True).predict(pictures)
     assert set(run.predict(run.data.test.x).label.tolist()) == {3, 4}  # its own rows are prepared: no warning
 
 

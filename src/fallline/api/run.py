@@ -113,7 +113,8 @@ class Run:
         return made
 
     def _prepared_arrays(self) -> bool:
-        return bool(self.pipeline is not None and getattr(self.pipeline.prepare, "plain", False))
+        """Whether training prepared an array or pictures, so that a tensor may be rows as they were before."""
+        return self.pipeline is not None and bool(getattr(self.pipeline.prepare, "plain", True))
 
     def _owns(self, rows: Tensor) -> bool:
         """Whether these rows are (part of) a split of this run's own data."""
