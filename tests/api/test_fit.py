@@ -193,6 +193,7 @@ def test_a_module_is_trained_in_place_and_a_function_makes_one():
         ({"speed": 3}, "speed"),
         ({"device": "abacus"}, "device"),
         ({"lr": -1}, "lr"),
+        ({"lr": 0.1, "optimizer": "adam:lr=0.2"}, "given once"),
         ({"track": "wandb"}, "track"),
         ({"engine": "steam"}, "engine"),
         ({"schedule": "step:every=nan"}, "every is a number"),
@@ -339,3 +340,15 @@ def test_a_run_is_read_while_it_is_written(tmp_path):
 
     fl.fit(net(), toy(), lr=0.1, epochs=2, out=tmp_path / "run", quiet=True, stop=look)
     assert seen == ["running"]
+
+
+def test_a_rate_named_with_the_optimizer_is_used_and_survives_a_resume(tmp_path):
+    run = fl.fit("linear", "iris", optimizer="adam:lr=0.2", epochs=1, out=tmp_path / "run", quiet=True)
+    assert (run.settings.optimizer, run.settings.lr) == ("adam", 0.2)
+    assert fl.resume(tmp_path / "run", epochs=2, quiet=True).settings.lr == 0.2
+
+
+def test_equal_runs_write_equal_model_files(tmp_path):
+    for name in "ab":
+        fl.fit("linear", "iris", lr=0.1, epochs=1, out=tmp_path / name, quiet=True)
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()

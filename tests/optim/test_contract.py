@@ -266,3 +266,9 @@ def test_a_forked_process_may_step():
         raise SystemExit(os.waitpid(child, 0)[1])
     """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False).returncode == 0
+
+
+def test_a_rate_in_a_spec_is_taken_out_of_it():
+    assert optim.split_rate("momentum:lr=0.5,momentum=0.8") == ("momentum:momentum=0.8", 0.5)
+    with pytest.raises(FalllineError, match="lr >= 0"):
+        optim.split_rate("adam:lr=-1")

@@ -357,3 +357,10 @@ def test_a_user_generator_is_left_alone(data):
     fl.compare("mlp:8", data, ["sgd"], lrs=0.1, seeds=2, dropout=0.2, **QUICK)
     assert torch.equal(before, torch.get_rng_state())
     assert threads == torch.get_num_threads()
+
+
+def test_a_rate_named_with_an_optimizer_is_its_only_one(data):
+    study = fl.compare("linear", data, ["sgd", "adam:lr=0.05"], lrs={"sgd": 0.3}, seeds=1, **QUICK)
+    assert {row["optimizer"]: row["lr"] for row in study.table} == {"sgd": 0.3, "adam:lr=0.05": 0.05}
+    with pytest.raises(FalllineError, match="given once"):
+        fl.compare("linear", data, ["adam:lr=0.05"], lrs=0.1, seeds=1, **QUICK)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from fallline import optim
 from fallline._core.errors import FalllineError, must
 from fallline._core.files import make_folder, write_json
 from fallline.api.evidence import evidence
@@ -164,6 +165,12 @@ def _prepare(model: Any, data: "Data", settings: Settings, loss: Loss | None, *,
     raw = outputs(module, some.x[:_TRIED_ROWS]).cpu()
     mean_loss(raw, goal.targets(some.y[:_TRIED_ROWS]), goal)  # a loss may refuse what the model gives
     settings = dataclasses.replace(settings, loss=goal.spec)
+    spec, own = optim.split_rate(settings.optimizer)
+    if own is not None:
+        twice = f"{own:g} in the optimizer and {settings.lr} beside it"
+        must(settings.lr == "auto", "the learning rate is given once", twice, "drop one")
+        settings = dataclasses.replace(settings, optimizer=spec, lr=own)
+        choices.append(f"learning rate: {own:g} (named with the optimizer)")
     if settings.lr == "auto":
         lr, why = _find_lr(maker, data, settings, loss)
         settings = dataclasses.replace(settings, lr=lr)

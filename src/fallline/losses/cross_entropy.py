@@ -86,6 +86,19 @@ class CrossEntropy(Classwise):
         return self._mean(*self._terms(input, target, None, None))
 
     @override
+    def quick_slope(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(softmax − one-hot) / N by the kernels that autograd would call, without its bookkeeping."""
+        weighted = self.class_weight is not None or self.label_smoothing
+        if weighted or target.is_floating_point() or input.ndim != 2 or input.dtype not in {torch.float32, torch.float64}:
+            return super().quick_slope(input, target)
+        aten = torch.ops.aten
+        with torch.no_grad():
+            log_p = torch.log_softmax(input, 1)
+            value, count = aten.nll_loss_forward(log_p, target, None, 1, self.ignore_index)
+            slope = aten.nll_loss_backward(torch.ones_like(value), log_p, target, None, 1, self.ignore_index, count)
+            return value, aten._log_softmax_backward_data(slope, log_p, 1, input.dtype)
+
+    @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
         soft = target.is_floating_point()
         if soft:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fallline._core.entry import Entry, entry
 from fallline._core.errors import FalllineError, lookup
-from fallline.optim.optimizer import RuleOptimizer
+from fallline.optim.optimizer import RATE, RuleOptimizer
 from fallline.optim.rules import adadelta, adagrad, adam, adamax, adamw, nadam, rmsprop, sgd
 
 
@@ -66,6 +66,19 @@ def parse(spec: str) -> tuple[Preset, dict[str, Any]]:
         lookup(f"option of {name}", key, dict.fromkeys(known))
         options[key] = _value(text.strip())
     return preset, options
+
+
+def split_rate(spec: str) -> tuple[str, float | None]:
+    """A spec without its learning rate, and the rate; None where it names none.
+
+    >>> split_rate("adam:lr=0.1,eps=1e-6"), split_rate("sgd")
+    (('adam:eps=1e-6', 0.1), ('sgd', None))
+    """
+    _, options = parse(spec)
+    name, _, tail = spec.partition(":")
+    rest = ",".join(part.strip() for part in tail.split(",") if part.partition("=")[0].strip() != "lr")
+    rate = options.get("lr")
+    return (f"{name}:{rest}" if rest else name), (None if rate is None else RATE.check(rate, where=name))
 
 
 def _value(text: str) -> Any:

@@ -16,7 +16,7 @@ from fallline.optim.rule import Group, Rule
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
-_RATE = Number("lr", 0, usual="0.001 to 0.1")
+RATE = Number("lr", 0, usual="0.001 to 0.1")
 _DECAY = Number("weight_decay", 0, usual="0 to 0.1")
 _CLIP = Number("clip_norm", 0, open_low=True, usual="1")
 ENGINES = ("auto", "torch", "numba")
@@ -53,7 +53,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def check(self, group: dict[str, Any]) -> None:
         """Refuse numbers out of their range."""
         where = type(self).__name__
-        for number in (_RATE, _DECAY, *self.numbers):
+        for number in (RATE, _DECAY, *self.numbers):
             value = group[number.name]
             if number.name == "betas":
                 paired = isinstance(value, tuple | list) and len(value) == 2

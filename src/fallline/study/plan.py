@@ -146,6 +146,12 @@ def make_plan(
         for name in lrs:
             lookup("optimizer in this study", str(name), dict.fromkeys(names))
     wanted = {name: lrs.get(name, "auto") if isinstance(lrs, Mapping) else lrs for name in names}
+    for name in names:
+        own = optim.split_rate(name)[1]
+        if own is not None:
+            free = lrs == "auto" or (isinstance(lrs, Mapping) and name not in lrs)
+            must(free, f"the learning rate of {name} is given once", wanted[name], "leave it out of the optimizer or out of lrs")
+            wanted[name] = own
     rates = {name: _rates(wanted[name], presets[name].lr_range) for name in names}
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     must(len(numbers) > 0, "there is at least one seed", "none", "5 is usual", where="compare")

@@ -15,6 +15,7 @@ from fallline._core.files import told, write_bytes
 
 FORMAT = "fallline-checkpoint"
 VERSION = 1
+_KEY = "fallline"
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], meta: dict[str, Any], *, format: str = FORMAT) -> None:
@@ -22,8 +23,8 @@ def save_tensors(path: Path | str, tensors: dict[str, Tensor], meta: dict[str, A
     from safetensors.torch import save
 
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    head = {"format": format, "version": str(VERSION), "meta": json.dumps(meta)}
-    write_bytes(path, save(whole, metadata=head))
+    head = {"format": format, "version": VERSION, "meta": meta}
+    write_bytes(path, save(whole, metadata={_KEY: json.dumps(head)}))  # one key: safetensors writes several in an order of chance
 
 
 def load_tensors(path: Path | str, *, format: str = FORMAT, what: str = "checkpoint") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -39,14 +40,13 @@ def load_tensors(path: Path | str, *, format: str = FORMAT, what: str = "checkpo
         raise FalllineError(f"there is no {what} '{source}'.")
     try:
         with told("read", source), safe_open(source, framework="pt") as file:
-            head = file.metadata() or {}
+            head = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             if head.get("format") != format:
                 raise FalllineError(f"'{source}' is not a {what} of fallline: its format is not '{format}'.")
-            if int(head.get("version", "0")) > VERSION:
+            if head["version"] > VERSION:
                 raise FalllineError(f"'{source}' has version {head['version']}, but this fallline reads up to {VERSION}; upgrade fallline.")
-            meta = json.loads(head["meta"])
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
-    except (SafetensorError, ValueError, KeyError) as error:
+            return {name: file.get_tensor(name) for name in file.keys()}, head["meta"]  # noqa: SIM118
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, FalllineError):
             raise
         raise FalllineError(f"the {what} '{source}' is damaged or was cut short: {error}.") from error

@@ -4,7 +4,7 @@
 
 For small networks the bookkeeping costs as much as a layer, and torch's own matrix product for float32 on the CPU (MKL) takes up to twice
 as long as oneDNN's on some processors. Only `nn.Sequential` of Flatten, Linear, ReLU, LeakyReLU, Tanh, Sigmoid, Dropout and Identity is
-taken, on the CPU, without hooks; the loss is left to autograd. Anything else runs as it always did. Gradients equal autograd's to rounding.
+taken, on the CPU, without hooks. Anything else runs as it always did. Gradients equal autograd's to rounding.
 
 Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", Nature 323, 1986.
 """
@@ -23,74 +23,108 @@ def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def _product(a: Tensor, b: Tensor, bt: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
+    """A · Bᵀ + bias; `bt` is Bᵀ."""
+    if onednn and a.shape[0] * b.numel() >= _LARGE:
+        return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return torch.mm(a, bt) if bias is None else torch.addmm(bias, a, bt)
+
+
+class _Linear:
+    """z = W a + b."""
+
+    def __init__(self, layer: nn.Linear, onednn: bool) -> None:
+        self.weight, self.bias, self.onednn = layer.weight, layer.bias, onednn
+        self.across = layer.weight.detach().t()
+
+    def forward(self, a: Tensor) -> Tensor:
+        self.kept = a
+        return _product(a, self.weight, self.across, self.bias, self.onednn)
+
+    def backward(self, delta: Tensor, wanted: bool) -> Tensor:
+        self.weight.grad = _product(delta.t(), self.kept.t(), self.kept, None, self.onednn)
+        if self.bias is not None:
+            self.bias.grad = delta.sum(0)
+        return _product(delta, self.across, self.weight, None, self.onednn) if wanted else delta
+
+
+class _Activation:
+    """a = f(z), with f′ from the output, or from the input where f is not invertible there."""
+
+    def __init__(self, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor, Tensor], Tensor], *, from_input: bool = False) -> None:
+        self.value, self.slope, self.from_input = value, slope, from_input
+
+    def forward(self, a: Tensor) -> Tensor:
+        out = self.value(a)
+        self.kept = a if self.from_input else out
+        return out
+
+    def backward(self, delta: Tensor, wanted: bool) -> Tensor:
+        return self.slope(delta, self.kept) if wanted else delta
+
+
+class _Dropout:
+    """a times noise, drawn as torch draws it."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def forward(self, a: Tensor) -> Tensor:
+        left = 1 - self.share
+        self.kept = torch.empty_like(a).bernoulli_(left).div_(left) if left > 0 else torch.zeros_like(a)
+        return a * self.kept
+
+    def backward(self, delta: Tensor, wanted: bool) -> Tensor:
+        return delta * self.kept if wanted else delta
+
+
+def _part(layer: nn.Module, onednn: bool) -> "_Linear | _Activation | _Dropout | None":
+    aten = torch.ops.aten
+    if isinstance(layer, nn.Linear):
+        return _Linear(layer, onednn)
+    if isinstance(layer, nn.ReLU):
+        return _Activation(torch.relu, lambda delta, out: aten.threshold_backward(delta, out, 0))
+    if isinstance(layer, nn.Tanh):
+        return _Activation(torch.tanh, aten.tanh_backward)
+    if isinstance(layer, nn.Sigmoid):
+        return _Activation(torch.sigmoid, aten.sigmoid_backward)
+    if isinstance(layer, nn.LeakyReLU):
+        slope = layer.negative_slope
+        return _Activation(
+            lambda a: nn.functional.leaky_relu(a, slope), lambda delta, a: aten.leaky_relu_backward(delta, a, slope, False), from_input=True
+        )
+    if isinstance(layer, nn.Dropout) and layer.p > 0 and layer.training:
+        return _Dropout(layer.p)
+    return None
+
+
 class DenseStack:
-    """One training step's forward and backward through a plain stack; made by `dense_stack`."""
+    """One training step's forward and backward through a plain stack; made by `dense_stack` for a few dozen steps."""
 
-    def __init__(self, layers: list[nn.Module]) -> None:
-        self.layers = layers
-        self.onednn = _has_onednn()
+    def __init__(self, layers: list[nn.Module], dtype: torch.dtype) -> None:
+        onednn = dtype == torch.float32 and _has_onednn()
+        self.parts = [part for layer in layers if (part := _part(layer, onednn)) is not None]
+        first = next(i for i, part in enumerate(self.parts) if isinstance(part, _Linear))
+        self.back = [(part, i > first) for i, part in enumerate(self.parts) if i >= first][::-1]
 
-    def _product(self, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-        """A · Bᵀ + bias."""
-        if self.onednn and a.dtype == torch.float32 and a.shape[0] * a.shape[1] * b.shape[0] >= _LARGE:
-            return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-        return torch.mm(a, b.t()) if bias is None else torch.addmm(bias, a, b.t())
-
-    def step(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, slope: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Set every parameter's gradient for one mini-batch.
 
         Args:
             x: rows, (N, ...).
-            loss: from the raw outputs (N, outputs) the value whose gradient is wanted.
+            slope: from the raw outputs (N, outputs) the loss and its derivative by them; `Loss.quick_slope`.
 
         Returns:
-            The raw outputs and the value, detached.
+            The raw outputs and the loss, without a graph.
         """
         with torch.no_grad():
             a = x.flatten(1)
-            tape: list[tuple[nn.Module, Tensor]] = []
-            for layer in self.layers:
-                if isinstance(layer, nn.Linear):
-                    tape.append((layer, a))
-                    a = self._product(a, layer.weight, layer.bias)
-                elif isinstance(layer, nn.Identity):
-                    pass
-                elif isinstance(layer, nn.Dropout):
-                    if layer.p > 0 and layer.training:
-                        noise = torch.empty_like(a).bernoulli_(1 - layer.p).div_(1 - layer.p) if layer.p < 1 else torch.zeros_like(a)
-                        tape.append((layer, noise))
-                        a = a * noise
-                else:
-                    before, a = a, layer(a)
-                    tape.append((layer, before if isinstance(layer, nn.LeakyReLU) else a))
-        raw = a.detach().requires_grad_()
-        with torch.enable_grad():
-            value = loss(raw)
-        (delta,) = torch.autograd.grad(value, raw)
-        self._back(tape, delta)
-        return a, value.detach()
-
-    @torch.no_grad()
-    def _back(self, tape: list[tuple[nn.Module, Tensor]], delta: Tensor) -> None:
-        first = next(i for i, (layer, _) in enumerate(tape) if isinstance(layer, nn.Linear))
-        for i in range(len(tape) - 1, first - 1, -1):
-            layer, kept = tape[i]
-            if isinstance(layer, nn.Linear):
-                layer.weight.grad = self._product(delta.t(), kept.t())
-                if layer.bias is not None:
-                    layer.bias.grad = delta.sum(0)
-                if i > first:
-                    delta = self._product(delta, layer.weight.t())
-            elif isinstance(layer, nn.ReLU):
-                delta = torch.ops.aten.threshold_backward(delta, kept, 0)
-            elif isinstance(layer, nn.LeakyReLU):
-                delta = torch.ops.aten.leaky_relu_backward(delta, kept, layer.negative_slope, False)
-            elif isinstance(layer, nn.Tanh):
-                delta = torch.ops.aten.tanh_backward(delta, kept)
-            elif isinstance(layer, nn.Sigmoid):
-                delta = torch.ops.aten.sigmoid_backward(delta, kept)
-            else:
-                delta = delta * kept
+            for part in self.parts:
+                a = part.forward(a)
+            value, delta = slope(a)
+            for part, wanted in self.back:
+                delta = part.backward(delta, wanted)
+        return a, value
 
 
 def _leaves(model: nn.Module) -> list[nn.Module] | None:
@@ -140,4 +174,4 @@ def dense_stack(model: nn.Module, x: Tensor) -> DenseStack | None:
     held = [p for layer in layers for p in layer.parameters()]
     if not held or len({id(p) for p in held}) < len(held):  # no layer at all, or one that shares a parameter with another
         return None
-    return DenseStack([layer for layer in layers if type(layer) is not nn.Flatten])
+    return DenseStack([layer for layer in layers if type(layer) is not nn.Flatten], x.dtype)

@@ -153,6 +153,7 @@ class Session:
         model, quick, step, parameters = self.model, self.goal.loss.quick, _bare_step(self.optimizer), self.parameters
         single, penal, stop = self.goal.outputs == 1, self.settings.l1 > 0 or self.settings.l2 > 0, self.stop
         dense = None if penal else dense_stack(model, xs[0])
+        slope = self._slope
         losses: list[Tensor] = []
         seen: list[Tensor] = []
         stopped = False
@@ -164,7 +165,7 @@ class Session:
             for p in parameters:
                 p.grad = None
             if dense is not None:
-                raw, loss = dense.step(x, lambda raw, y=target: quick(raw.reshape(-1) if single else raw, y))
+                raw, loss = dense.step(x, functools.partial(slope, y=target))
                 losses.append(loss)
                 seen.append(raw)
             else:
@@ -191,6 +192,13 @@ class Session:
             whole = torch.cat(seen).reshape(-1, self.goal.outputs)[: self.kept - row]
             self.tally.outputs[row : row + len(whole)] = whole
         return stopped
+
+    def _slope(self, raw: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of raw outputs (N, outputs) and its derivative by them."""
+        if self.goal.outputs > 1:
+            return self.goal.loss.quick_slope(raw, y)
+        value, slope = self.goal.loss.quick_slope(raw.reshape(-1), y)
+        return value, slope.reshape(raw.shape)
 
     def _set_lr(self) -> None:
         lr = self.lr * self.schedule(self.state.step)
