@@ -74,6 +74,7 @@ def train(
     with claimed(Path(out) if out else default_folder(data)) as folder:
         from fallline.api.fit import fit
         from fallline.data import load
+        from fallline.optim import split_rate
 
         loaded = load(data, target, seed=seed, task=task, scale=scale)
         voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
@@ -83,6 +84,8 @@ def train(
         rest = ("schedule", "dropout", "clip_norm", "weight_decay", "l1", "l2", "patience", "class_weight", "augment")
         said = (f"{name.replace('_', ' ')} {'none' if settings[name] is None else settings[name]}" for name in rest)
         voice.say(f"  scale {scale}, {', '.join(said)}")
+        if lr == "auto" and split_rate(optimizer)[1] is None:
+            voice.say("  looking for a learning rate (name one with --lr to skip the search)")
         run = fit(
             model,
             loaded,

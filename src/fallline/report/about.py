@@ -259,9 +259,11 @@ def took(info: Any) -> str:
     return seconds(span) if span is not None else ""
 
 
-def findings(info: Any) -> list[dict[str, str]]:
-    """The findings of the record: name, severity, words."""
-    raw = first(info, "result.findings", "findings", default=[])
+def findings(info: Any) -> list[dict[str, str]] | None:
+    """The findings of the record: name, severity, words; None where no check was run."""
+    raw = first(info, "result.findings", "findings")
+    if raw is None:
+        return None
     out = []
     for item in raw if isinstance(raw, list) else []:
         if isinstance(item, Mapping):

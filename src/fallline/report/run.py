@@ -53,11 +53,12 @@ def run_page(reader: Source) -> str:
     result = [panel(f, charts) for f in found["result"]]
     grid = next((f for f in found["result"] if f.name == "confusion"), None)
     per = per_class(grid.counts, grid.labels) if grid is not None and hasattr(grid, "counts") else []  # pyright: ignore[reportAttributeAccessIssue]
+    checked = told.findings(info)
     body = render(
         "run.html.j2",
         notice=notice(info),
         cards=cards(info),
-        findings=told.findings(info),
+        findings=checked,
         curves=curves,
         result=result,
         result_words=result_words(info),
@@ -69,6 +70,8 @@ def run_page(reader: Source) -> str:
     )
     contents = [("findings", "Findings"), ("curves", "Curves"), ("result", "Result"), ("data", "Data and model"), ("repeat", "Repeat it")]
     eyebrow = " · ".join(part for part in ("Training run", told.when(info), told.took(info)) if part)
+    if checked is None:
+        contents = contents[1:]
     if not (result or metric_table(info)):
         contents = [c for c in contents if c[0] != "result"]
     return page(headline(info), body, eyebrow=eyebrow, lead=lead(info), contents=contents, charts=charts, foot=foot(info))

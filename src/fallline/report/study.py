@@ -70,11 +70,12 @@ def study_page(reader: Source) -> str:
     names = row_names(table)
     series = list(dict.fromkeys([*names, *(line.series for f in found["curves"] for line in getattr(f, "lines", []))]))
     columns, ranks = ranking_table(reader)
+    checked = told.findings(info)
     body = render(
         "study.html.j2",
         notice=notice(info, table),
         cards=cards(reader),
-        findings=told.findings(info),
+        findings=checked,
         columns=columns,
         ranks=ranks,
         rank_words=rank_words(reader),
@@ -89,7 +90,7 @@ def study_page(reader: Source) -> str:
             _SAME,
         ),
     )
-    contents = [("ranking", "Ranking"), ("findings", "Findings"), ("curves", "Curves")]
+    contents = [("ranking", "Ranking"), *([("findings", "Findings")] if checked is not None else []), ("curves", "Curves")]
     contents += [("search", "Learning rates")] if search else []
     contents += [("data", "Data and model"), ("repeat", "Repeat it")]
     eyebrow = " · ".join(part for part in ("Comparison of optimizers", told.when(info), told.took(info)) if part)
