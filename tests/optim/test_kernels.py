@@ -106,3 +106,13 @@ def test_threads_share_large_parameters_and_agree_with_one():
         finally:
             torch.set_num_threads(before)
     assert torch.equal(*results)
+
+
+def test_stepping_does_not_load_torchs_compiler():
+    """It takes a second, and nothing here is compiled by it."""
+    script = (
+        "import sys, torch; from fallline import optim; p = torch.nn.Parameter(torch.ones(3)); o = optim.Adam([p]);"
+        "p.grad = torch.ones(3); o.step(); o.zero_grad(); o.load_state_dict(o.state_dict()); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

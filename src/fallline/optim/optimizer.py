@@ -4,6 +4,7 @@ State is torch's, by torch's names, so checkpoints go both ways. Where the param
 name. Every parameter counts its own steps. A gradient is never modified: clipping and weight decay act inside the step.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -15,6 +16,16 @@ from fallline._core.number import Number
 from fallline.optim.rule import Group, Rule
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
+
+
+def _plain(name: str) -> Callable[..., Any]:
+    """A method of torch.optim.Optimizer without the wrapper that imports torch's compiler (a second) to be left alone by it.
+
+    Where the compiler is loaded already, the wrapper costs nothing and stays.
+    """
+    method = getattr(torch.optim.Optimizer, name)
+    return method if "torch._dynamo" in sys.modules else getattr(method, "__wrapped__", method)
+
 
 RATE = Number("lr", 0, usual="0.001 to 0.1")
 _DECAY = Number("weight_decay", 0, usual="0 to 0.1")
@@ -76,8 +87,12 @@ class RuleOptimizer(torch.optim.Optimizer):
                     + (f"did you mean {hint[0]!r}?" if hint else f"it has {', '.join(sorted(known))}.")
                 )
         self.check({**self.defaults, **param_group})
-        super().add_param_group(param_group)
+        _plain("add_param_group")(self, param_group)
         self._plans = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop (or zero) every gradient; see torch.optim.Optimizer.zero_grad."""
+        _plain("zero_grad")(self, set_to_none)
 
     # -- the step
 
@@ -220,7 +235,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """State and groups in torch.optim's form; the step counts are copies, so that no two tensors share memory."""
         for plan in self._plans or []:
             plan.derive(self.param_groups)
-        held = super().state_dict()
+        held = _plain("state_dict")(self)
         states = {
             key: {
                 name: v.to(torch.float32, copy=True) if isinstance(v, Tensor) and v.dim() == 0 and name in self._counters else v
@@ -260,7 +275,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self.check({**self.defaults, **group})
         own = {i: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()} for i, s in ordered["state"].items()}
         try:
-            super().load_state_dict({**ordered, "state": own})
+            _plain("load_state_dict")(self, {**ordered, "state": own})
         except ValueError as error:
             raise FalllineError(f"{where}: {error}.") from error
 
