@@ -295,6 +295,15 @@ class RuleOptimizer(torch.optim.Optimizer):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in changed.items())}, like={like!r}, engine={self.engine!r})"
 
 
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The settings among a constructor's `locals()`: all but the parameters and what is not kept in a group.
+
+    >>> given({"self": 0, "params": [], "lr": 0.1, "engine": "auto", "clip_norm": None})
+    {'lr': 0.1}
+    """
+    return {k: v for k, v in arguments.items() if k not in {"self", "params", "engine", "clip_norm", "__class__"}}
+
+
 def _listed(params: Params) -> Any:
     """The parameters as torch wants them, refusing the same one twice."""
     if isinstance(params, Tensor | dict):

@@ -9,7 +9,7 @@ Departs from the source: η is torch's and keras' addition. keras' default η of
 """
 
 from fallline._core.number import Number
-from fallline.optim.optimizer import Params, RuleOptimizer
+from fallline.optim.optimizer import Params, RuleOptimizer, given
 from fallline.optim.rule import Group, rule
 from fallline.optim.rules._free import sqrt
 
@@ -75,9 +75,4 @@ class Adadelta(RuleOptimizer):
         engine: str = "auto",
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize, "like": like},
-            engine=engine,
-            clip_norm=clip_norm,
-        )
+        super().__init__(params, given(locals()), engine=engine, clip_norm=clip_norm)

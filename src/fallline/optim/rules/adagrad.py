@@ -9,7 +9,7 @@ Departs from the source: `lr_decay` d is torch's addition (0 by default); texts 
 """
 
 from fallline._core.number import Number
-from fallline.optim.optimizer import Params, RuleOptimizer
+from fallline.optim.optimizer import Params, RuleOptimizer, given
 from fallline.optim.rule import Group, State, rule
 from fallline.optim.rules._free import sqrt
 
@@ -80,17 +80,4 @@ class Adagrad(RuleOptimizer):
         engine: str = "auto",
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "lr_decay": lr_decay,
-                "weight_decay": weight_decay,
-                "initial_accumulator_value": initial_accumulator_value,
-                "eps": eps,
-                "maximize": maximize,
-                "like": like,
-            },
-            engine=engine,
-            clip_norm=clip_norm,
-        )
+        super().__init__(params, given(locals()), engine=engine, clip_norm=clip_norm)

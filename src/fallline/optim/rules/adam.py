@@ -16,7 +16,7 @@ wrong from step 2 on). AMSGrad takes the maximum of v before the correction, as 
 from math import sqrt as root
 
 from fallline._core.number import Number
-from fallline.optim.optimizer import Params, RuleOptimizer
+from fallline.optim.optimizer import Params, RuleOptimizer, given
 from fallline.optim.rule import Group, State, rule
 from fallline.optim.rules._free import maximum, sqrt
 
@@ -91,17 +91,4 @@ class Adam(RuleOptimizer):
         engine: str = "auto",
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "amsgrad": amsgrad,
-                "maximize": maximize,
-                "like": like,
-            },
-            engine=engine,
-            clip_norm=clip_norm,
-        )
+        super().__init__(params, given(locals()), engine=engine, clip_norm=clip_norm)

@@ -12,7 +12,7 @@ Departs from the source: λ is multiplied by η, as torch and keras do, so that 
 from math import sqrt as root
 
 from fallline._core.number import Number
-from fallline.optim.optimizer import Params, RuleOptimizer
+from fallline.optim.optimizer import Params, RuleOptimizer, given
 from fallline.optim.rule import Group, State, rule
 from fallline.optim.rules._free import maximum, sqrt
 
@@ -93,17 +93,4 @@ class AdamW(RuleOptimizer):
         engine: str = "auto",
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "amsgrad": amsgrad,
-                "maximize": maximize,
-                "like": like,
-            },
-            engine=engine,
-            clip_norm=clip_norm,
-        )
+        super().__init__(params, given(locals()), engine=engine, clip_norm=clip_norm)

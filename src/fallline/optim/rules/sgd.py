@@ -17,7 +17,7 @@ from typing import Any
 
 from fallline._core.errors import must
 from fallline._core.number import Number
-from fallline.optim.optimizer import Params, RuleOptimizer
+from fallline.optim.optimizer import Params, RuleOptimizer, given
 from fallline.optim.rule import Group, State, rule
 
 
@@ -95,20 +95,7 @@ class SGD(RuleOptimizer):
         engine: str = "auto",
         clip_norm: float | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "dampening": dampening,
-                "weight_decay": weight_decay,
-                "nesterov": nesterov,
-                "maximize": maximize,
-                "like": like,
-            },
-            engine=engine,
-            clip_norm=clip_norm,
-        )
+        super().__init__(params, given(locals()), engine=engine, clip_norm=clip_norm)
 
     def check(self, group: dict[str, Any]) -> None:
         """Refuse Nesterov without momentum, and dampening where the form has none."""
