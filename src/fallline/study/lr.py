@@ -54,7 +54,6 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
     """
     device = device_of(settings.device)
     goal = aim(data, settings, loss)
-    goal.loss.validate_targets(goal.targets(data.train.y))
     goal.loss.to(device)
     preset, _ = optim.parse(settings.optimizer)
     rows, batch = len(data.train), batch_rows(settings, len(data.train))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fallline import models
-from fallline._core.errors import FalllineError, must
+from fallline._core.errors import FalllineError
 from fallline._core.seeds import stream
 
 ModelLike = str | nn.Module | Callable[..., nn.Module]
@@ -29,22 +29,21 @@ def fresh(model: ModelLike, input_shape: tuple[int, ...], outputs: int, *, seed:
     Raises:
         FalllineError: the spec is unknown, or the function raised or gave no module.
     """
+    check_kind(model)
     begin = stream(seed, "init")  # as `fit` does: member and single run of one seed begin alike
     if isinstance(model, str):
         return models.build(model, input_shape, outputs, dropout=dropout, seed=begin)
     if isinstance(model, nn.Module):
         return copy.deepcopy(model)
-    must(callable(model), "model is a spec, a module or a function", type(model).__name__, "'mlp:128' is usual")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(begin)
-        try:
-            made = _call(model, input_shape, outputs)
-        except FalllineError:
-            raise
-        except Exception as error:
-            raise FalllineError(f"the function that makes the model raised {type(error).__name__}: {error}.") from error
-    must(isinstance(made, nn.Module), "the function that makes the model returns a torch.nn.Module", type(made).__name__)
-    return made
+        return _call(model, input_shape, outputs)
+
+
+def check_kind(model: Any) -> None:
+    """Refuse what is no spec, no module and no function."""
+    if not isinstance(model, (str, nn.Module)) and not callable(model):
+        raise FalllineError(f"a model is a name, a module or a function that makes one, but got {type(model).__name__}.")
 
 
 def spoken(model: ModelLike) -> str:
@@ -60,13 +59,25 @@ def spoken(model: ModelLike) -> str:
     return getattr(model, "__qualname__", type(model).__name__)
 
 
-def _call(make: Callable[..., Any], input_shape: tuple[int, ...], outputs: int) -> Any:
-    """`make(input_shape, outputs)` with as many of the two as it takes, by name where it names them."""
+def _call(make: Callable[..., Any], shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """`make(input_shape, outputs)`, with as many of the two as it takes, by name where it names them."""
     try:
         parameters = inspect.signature(make).parameters
     except (TypeError, ValueError):
-        return make()
-    known = {"input_shape": input_shape, "outputs": outputs}
-    named = {name: value for name, value in known.items() if name in parameters}
+        parameters = {}
+    known = {"input_shape": shape, "outputs": outputs}
+    named = {key: value for key, value in known.items() if key in parameters}
     needed = [p for p in parameters.values() if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return make(**named) if len(named) >= len(needed) else make(*[input_shape, outputs][: len(needed)])
+    try:
+        module = make(**named) if len(named) >= len(needed) else make(*[shape, outputs][: len(needed)])
+    except FalllineError:
+        raise
+    except Exception as error:
+        raise FalllineError(
+            f"the function {getattr(make, '__name__', make)} that makes the model raised {type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise FalllineError(
+            f"the function {getattr(make, '__name__', make)} must return a torch.nn.Module, but got {type(module).__name__}."
+        )
+    return module
