@@ -11,6 +11,7 @@ from fallline._core.version import VERSION as __version__
 if TYPE_CHECKING:
     from fallline import data as data
     from fallline import losses as losses
+    from fallline import mining as mining
     from fallline import models as models
     from fallline import optim as optim
     from fallline._core.errors import FalllineError as FalllineError
@@ -43,7 +44,7 @@ _HOME = {
     "Regressor": "fallline.estimator",
     "trace_backprop": "fallline.teach.backprop",
 }
-_PACKAGES = ("activations", "data", "losses", "models", "optim", "penalties", "record", "report", "study", "training")
+_PACKAGES = ("activations", "data", "losses", "mining", "models", "optim", "penalties", "record", "report", "study", "training")
 
 __all__ = [*_HOME, *_PACKAGES, "__version__"]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 

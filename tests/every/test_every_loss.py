@@ -11,35 +11,9 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from fallline import losses
 from fallline._core.errors import FalllineError
-from fallline.losses import LOSSES, build, describe, functional
+from fallline.losses import build, describe, functional
+from tests.every.examples import LOSSES, NAMES, SEPARATE, TOGETHER, D, example
 from tests.reference import losses64
-
-D = torch.float64
-NAMES = list(LOSSES)
-C = 5
-
-
-def example(name, n=12, dtype=D, seed=0):
-    """Inputs (away from kinks, by chance) and targets that the loss takes."""
-    g = torch.Generator().manual_seed(seed)
-    kind = LOSSES[name].target_kind
-    x = torch.randn(n, generator=g, dtype=D) * 1.5
-    if kind == "index":
-        return (torch.randn(n, C, generator=g, dtype=D) * 2).to(dtype), torch.randint(0, C, (n,), generator=g)
-    if kind == "distribution":
-        return (torch.randn(n, C, generator=g, dtype=D)).to(dtype), torch.rand(n, C, generator=g, dtype=D).softmax(-1).to(dtype)
-    if kind == "binary":
-        return x.to(dtype), torch.randint(0, 2, (n,), generator=g)
-    if kind == "signed":
-        return x.to(dtype), torch.randint(0, 2, (n,), generator=g) * 2 - 1
-    y = torch.randn(n, generator=g, dtype=D) * 2
-    if kind == "above_minus_one":
-        x, y = x.abs() - 0.5, y.abs()
-    if kind == "count":
-        y = torch.randint(0, 6, (n,), generator=g).to(D)
-    if name == "gaussian_nll":
-        x = torch.stack([x, torch.randn(n, generator=g, dtype=D)], -1)
-    return x.to(dtype), y.to(dtype)
 
 
 def leaf(x):
@@ -52,7 +26,7 @@ def grad(loss, x, y, **kw):
     return x.grad
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SEPARATE)
 def test_equals_the_formula_one_example_at_a_time(name):
     x, y = example(name)
     expected = [getattr(losses64, name)(a, b) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
@@ -93,7 +67,7 @@ def test_function_and_module_are_one(name):
     assert set(keywords) == {*LOSSES[name].options, "sample_weight", "mask"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SEPARATE)
 def test_reductions_agree(name):
     x, y = example(name)
     each = build(name, reduction="none")(x, y)
@@ -102,7 +76,7 @@ def test_reductions_agree(name):
     torch.testing.assert_close(build(name, reduction="sum")(x, y), each.sum())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SEPARATE)
 def test_vmap(name):
     x, y = example(name)
     loss = build(name)
@@ -125,7 +99,7 @@ def test_quick_serves_a_population(name):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, when forward mode is first used
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SEPARATE)
 def test_func_grad_jvp_and_per_example_gradients(name):
     x, y = example(name)
     loss = build(name)
@@ -197,7 +171,7 @@ def test_nothing_left_is_zero_with_zero_gradient(name, how):
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SEPARATE)
 @pytest.mark.parametrize("normalize", ["weight", "count"])
 def test_micro_batches_add_up_to_the_batch(name, normalize):
     x, y = example(name)
@@ -246,7 +220,7 @@ def test_nothing_given_is_changed(name):
     assert torch.equal(y, before[1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SEPARATE)
 def test_shapes_that_would_broadcast_are_refused(name):
     x, y = example(name)
     with pytest.raises(FalllineError, match="shape"):
@@ -272,6 +246,29 @@ def test_weights_and_masks_are_checked(name):
         loss(x, y, sample_weight=-torch.ones(len(y)))
     with pytest.raises(FalllineError, match="floating point"):
         loss(x.long(), y)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_reductions_of_a_batch_agree(name):
+    x, y = example(name)
+    each = build(name, reduction="none")(x, y)
+    total, count = build(name).sum_and_count(x, y)
+    assert each.shape == (len(y),)
+    torch.testing.assert_close(build(name, reduction="sum")(x, y), each.sum())
+    torch.testing.assert_close(total, each.sum())
+    torch.testing.assert_close(build(name)(x, y), total / count)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_vmap_over_batches(name):
+    parts = [example(name, seed=s) for s in range(3)]
+    x, y = (torch.stack(p) for p in zip(*parts, strict=True))
+    loss = build(name)
+    mask = torch.arange(x.shape[1]) % 4 != 0
+    for call in (loss, lambda x, y: loss(x, y, mask=mask)):
+        torch.testing.assert_close(torch.func.vmap(call)(x, y), torch.stack([call(a, b) for a, b in parts]))
+        grads = torch.stack([grad(call, a, b) for a, b in parts])
+        torch.testing.assert_close(torch.func.vmap(torch.func.grad(call))(x, y), grads)
 
 
 NUMBERS = [(name, key) for name in NAMES for key, option in LOSSES[name].options.items() if option.number]

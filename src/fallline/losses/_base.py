@@ -2,13 +2,11 @@
 
     mean = sum_i w_i v_i / sum_i w_i          sum = sum_i w_i v_i          none = w_i v_i
 
-A loss file gives `values` (what each example costs) and, where it has them, `weights` (class weights) and `kept` (an ignored label). The
-rest
-holds for every loss:
+A loss file gives `values` (what each example costs) and, where it has them, `weights` (class weights) and `kept` (an ignored label); a loss
+between the examples of a batch gives `terms`, the two at once. The rest holds for every loss:
 
 - an example that the mask leaves out, that carries weight 0 or an ignored label, is replaced by a harmless one *before* the formula, so
-that
-  NaN under a mask reaches neither the value nor the gradient;
+  that NaN under a mask reaches neither the value nor the gradient;
 - nothing left over gives 0 with a zero gradient;
 - 16-bit inputs are computed in float32, and the result is float32;
 - `sum_and_count` gives the pair whose ratio is the mean, so micro-batches and ranks add up to the whole batch.
@@ -48,6 +46,14 @@ class Loss(nn.Module):
     target_kind: ClassVar[str]
     output: ClassVar[str]
     options: ClassVar[Mapping[str, Option]] = {}
+    also: ClassVar[tuple[str, ...]] = ()
+    """Other names that `build` understands."""
+    separate: ClassVar[bool] = True
+    """Whether what an example costs depends on it alone; False for losses between the examples of a batch."""
+    needs: ClassVar[str] = "a target of another kind"
+    """What the loss needs where no task of `fit` gives it."""
+    given: ClassVar[tuple[str, ...]] = ()
+    """Further keyword arguments of `forward`, beside `sample_weight` and `mask`."""
 
     reduction: Reduction = choice("mean", "sum", "none", doc="mean, sum, or none: one value an example")
     normalize: Literal["weight", "count"] = choice(
@@ -87,6 +93,21 @@ class Loss(nn.Module):
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         """What each example costs, before any weight."""
         raise NotImplementedError
+
+    def terms(self, input: Tensor, target: Tensor, keep: Tensor | None, own: Tensor | None, **given: Any) -> tuple[Tensor, Tensor | None]:
+        """Values and weights of each example; `keep` marks those that count, `own` is what each weighs by the user's word.
+
+        A loss between the examples of a batch writes this in place of `values` and `weights`: the value of an anchor is the mean over its
+        terms, the weight their number times `own`, so that "mean" is the mean over all terms and "sum" their sum.
+        """
+        values = self.values(input, target)
+        weights = self.weights(input, target)
+        if own is not None:
+            weights = own if weights is None else own * weights
+        if keep is not None:
+            values = torch.where(keep, values, 0)
+            weights = torch.where(keep, 1.0 if weights is None else weights, 0).to(values.dtype)
+        return values, weights
 
     def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
         """How much each example counts by its label, or None for 1."""
@@ -143,7 +164,9 @@ class Loss(nn.Module):
         example counts.
         Raises FalllineError where shapes, labels or values break what the loss needs.
         """
-        values, weights, keep = self._terms(input, target, sample_weight, mask)
+        return self._reduce(*self._terms(input, target, sample_weight, mask))
+
+    def _reduce(self, values: Tensor, weights: Tensor | None, keep: Tensor | None) -> Tensor:
         if self.reduction == "mean":
             return self._mean(values, weights, keep)
         values = values if weights is None else values * weights
@@ -163,7 +186,9 @@ class Loss(nn.Module):
         >>> MSE().sum_and_count(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.0]))
         (tensor(5.), tensor(2.))
         """
-        values, weights, keep = self._terms(input, target, sample_weight, mask)
+        return self._sum_and_count(*self._terms(input, target, sample_weight, mask))
+
+    def _sum_and_count(self, values: Tensor, weights: Tensor | None, keep: Tensor | None) -> tuple[Tensor, Tensor]:
         total = values.sum() if weights is None else (values * weights).sum()
         count = self._count(values, weights, keep)
         return total, count if isinstance(count, Tensor) else torch.full_like(total.detach(), float(count))
@@ -194,12 +219,15 @@ class Loss(nn.Module):
         return not isinstance(value, Tensor) and value == self.options[key].default
 
     def _terms(
-        self, input: Tensor, target: Tensor, sample_weight: Tensor | None, mask: Tensor | None
+        self, input: Tensor, target: Tensor, sample_weight: Tensor | None, mask: Tensor | None, **given: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        for what, given in (("input", input), ("target", target), ("sample_weight", sample_weight), ("mask", mask)):
-            if given is not None and not isinstance(given, Tensor):
-                refuse(f"{what} is a tensor", type(given).__name__, f"write torch.as_tensor({what})", where=self.name)
+        for what, came in (("input", input), ("target", target), ("sample_weight", sample_weight), ("mask", mask)):
+            if came is not None and not isinstance(came, Tensor):
+                refuse(f"{what} is a tensor", type(came).__name__, f"write torch.as_tensor({what})", where=self.name)
+            if came is not None and came.device != input.device:
+                refuse(f"{what} is on the input's device, {input.device}", came.device, f"write {what}.to(input.device)", where=self.name)
         must(input.is_floating_point(), "the input is floating point", input.dtype, "give the model's raw output", where=self.name)
+        must(not target.is_complex(), "the target is real", target.dtype, "write target.real", where=self.name)
         input = wide(input)
         if target.is_floating_point() or self.target_kind in _QUANTITIES:
             target = target.to(input.dtype)
@@ -218,13 +246,7 @@ class Loss(nn.Module):
             self.check_values(input.detach(), target.detach())
             if sample_weight is not None and sample_weight.numel():
                 must(bool((sample_weight >= 0).all()), "every sample_weight >= 0", f"{float(sample_weight.min()):g}", where=self.name)
-        values = self.values(input, target)
-        weights = self.weights(input, target)
-        if own is not None:
-            weights = own if weights is None else own * weights
-        if keep is not None:
-            values = torch.where(keep, values, 0)
-            weights = torch.where(keep, 1.0 if weights is None else weights, 0).to(values.dtype)
+        values, weights = self.terms(input, target, keep, own, **given)
         return values, weights, keep
 
     def _count(self, values: Tensor, weights: Tensor | None, keep: Tensor | None) -> Tensor | int:
@@ -272,12 +294,14 @@ def functional_of(cls: type[Loss]) -> Callable[..., Tensor]:
     import inspect
 
     def call(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> Tensor:
-        return cls(**options).forward(input, target, sample_weight=sample_weight, mask=mask)
+        given = {key: options.pop(key) for key in cls.given if key in options}
+        return cls(**options).forward(input, target, sample_weight=sample_weight, mask=mask, **given)
 
     kinds = inspect.Parameter
     keys = [key for key in cls.options if key not in {"reduction", "normalize", "validate"}] + ["reduction", "normalize", "validate"]
     own = [p for p in inspect.signature(call).parameters.values() if p.kind is not kinds.VAR_KEYWORD]
     own[2:2] = [kinds(key, kinds.KEYWORD_ONLY, default=cls.options[key].default) for key in keys]
+    own[-2:-2] = [kinds(key, kinds.KEYWORD_ONLY, default=None) for key in cls.given]
     call.__signature__ = inspect.Signature(own, return_annotation=Tensor)  # pyright: ignore[reportFunctionMemberAccess]
     call.__name__ = call.__qualname__ = cls.name
     call.__doc__ = f"{cls.__doc__}\n\n    The function form of `{cls.__name__}`, with the same options."

@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from fallline._core.entry import Entry, entry
 from fallline._core.errors import FalllineError, lookup, refuse
 from fallline.losses._base import Loss
-from fallline.losses.asymmetric import Asymmetric
-from fallline.losses.binary_cross_entropy import BinaryCrossEntropy
-from fallline.losses.cross_entropy import CrossEntropy
-from fallline.losses.focal import Focal
-from fallline.losses.gaussian_nll import GaussianNLL
-from fallline.losses.generalized_cross_entropy import GeneralizedCrossEntropy
-from fallline.losses.hinge import Hinge
-from fallline.losses.huber import Huber
-from fallline.losses.kl_divergence import KLDivergence
-from fallline.losses.log_cosh import LogCosh
-from fallline.losses.mae import MAE
-from fallline.losses.mse import MSE
-from fallline.losses.msle import MSLE
-from fallline.losses.multiclass_hinge import MulticlassHinge
-from fallline.losses.poisson_nll import PoissonNLL
-from fallline.losses.poly1 import Poly1
-from fallline.losses.quantile import Quantile
-from fallline.losses.smooth_l1 import SmoothL1
-from fallline.losses.squared_hinge import SquaredHinge
+from fallline.losses.classification.asymmetric import Asymmetric
+from fallline.losses.classification.binary_cross_entropy import BinaryCrossEntropy
+from fallline.losses.classification.cross_entropy import CrossEntropy
+from fallline.losses.classification.focal import Focal
+from fallline.losses.classification.generalized_cross_entropy import GeneralizedCrossEntropy
+from fallline.losses.classification.hinge import Hinge
+from fallline.losses.classification.kl_divergence import KLDivergence
+from fallline.losses.classification.multiclass_hinge import MulticlassHinge
+from fallline.losses.classification.poly1 import Poly1
+from fallline.losses.classification.squared_hinge import SquaredHinge
+from fallline.losses.regression.gaussian_nll import GaussianNLL
+from fallline.losses.regression.huber import Huber
+from fallline.losses.regression.log_cosh import LogCosh
+from fallline.losses.regression.mae import MAE
+from fallline.losses.regression.mse import MSE
+from fallline.losses.regression.msle import MSLE
+from fallline.losses.regression.poisson_nll import PoissonNLL
+from fallline.losses.regression.quantile import Quantile
+from fallline.losses.regression.smooth_l1 import SmoothL1
 
 LOSSES: dict[str, type[Loss]] = {
     cls.name: cls
@@ -50,6 +50,7 @@ LOSSES: dict[str, type[Loss]] = {
         KLDivergence,
     )
 }
+ALIASES: dict[str, str] = {other: cls.name for cls in LOSSES.values() for other in cls.also}
 _DEFAULT = {"regression": "mse", "binary": "binary_cross_entropy", "multiclass": "cross_entropy"}
 
 
@@ -62,6 +63,16 @@ def default_for(task: str) -> str:
     return lookup("task", task, _DEFAULT)
 
 
+def find(name: str) -> type[Loss]:
+    """The class of a loss, by its name or another that it goes by; the error offers the nearest.
+
+    >>> find("huber").__name__
+    'Huber'
+    """
+    name = name.strip()
+    return lookup("loss", ALIASES.get(name, name), LOSSES)
+
+
 def build(spec: str, **options: object) -> Loss:
     """A loss from its spec: a name, then options after a colon; keyword arguments stand over those of the spec.
 
@@ -69,7 +80,7 @@ def build(spec: str, **options: object) -> Loss:
     2.0
     """
     name, _, tail = (part.strip() for part in spec.partition(":"))
-    cls = lookup("loss", name, LOSSES)
+    cls = find(name)
     found: dict[str, object] = {}
     for part in filter(None, (p.strip() for p in tail.split(","))):
         key, equals, text = (p.strip() for p in part.partition("="))
@@ -85,8 +96,8 @@ def describe(name: str) -> Entry:
     >>> describe("mse").formula
     'ℓ = (y − x)²'
     """
-    cls = lookup("loss", name, LOSSES)
-    return entry(name, "loss", sys.modules[cls.__module__].__doc__)
+    cls = find(name)
+    return entry(cls.name, "loss", sys.modules[cls.__module__].__doc__)
 
 
 def check_task(loss_name: str, task: str, raw_labels: Sequence[object] = ()) -> None:
@@ -94,12 +105,12 @@ def check_task(loss_name: str, task: str, raw_labels: Sequence[object] = ()) -> 
 
     `raw_labels`: the labels before they were numbered, e.g. (0, 1), (-1, 1) or ("no", "yes"); empty for regression.
     """
-    cls = lookup("loss", loss_name.partition(":")[0].strip(), LOSSES)
+    cls = find(loss_name.partition(":")[0])
     lookup("task", task, _DEFAULT)
     if task not in cls.tasks:
         fitting = [name for name, other in LOSSES.items() if task in other.tasks]
         kind = {"regression": "a number", "binary": "one of two classes", "multiclass": "one of several classes"}[task]
-        meant = f"is for {' and '.join(sorted(cls.tasks))} targets" if cls.tasks else "needs a distribution for each example as its target"
+        meant = f"is for {' and '.join(sorted(cls.tasks))} targets" if cls.tasks else f"needs {cls.needs}"
         others = ", ".join(name for name in fitting if name != _DEFAULT[task])
         raise FalllineError(f"the loss {cls.name} {meant}, but the target is {kind} ({task}); use {_DEFAULT[task]} (or {others}).")
     if cls.target_kind == "signed":

@@ -4,25 +4,25 @@ Each is made from its class, so its options, checks and values are the class's o
 """
 
 from fallline.losses._base import functional_of
-from fallline.losses.asymmetric import Asymmetric
-from fallline.losses.binary_cross_entropy import BinaryCrossEntropy
-from fallline.losses.cross_entropy import CrossEntropy
-from fallline.losses.focal import Focal
-from fallline.losses.gaussian_nll import GaussianNLL
-from fallline.losses.generalized_cross_entropy import GeneralizedCrossEntropy
-from fallline.losses.hinge import Hinge
-from fallline.losses.huber import Huber
-from fallline.losses.kl_divergence import KLDivergence
-from fallline.losses.log_cosh import LogCosh
-from fallline.losses.mae import MAE
-from fallline.losses.mse import MSE
-from fallline.losses.msle import MSLE
-from fallline.losses.multiclass_hinge import MulticlassHinge
-from fallline.losses.poisson_nll import PoissonNLL
-from fallline.losses.poly1 import Poly1
-from fallline.losses.quantile import Quantile
-from fallline.losses.smooth_l1 import SmoothL1
-from fallline.losses.squared_hinge import SquaredHinge
+from fallline.losses.classification.asymmetric import Asymmetric
+from fallline.losses.classification.binary_cross_entropy import BinaryCrossEntropy
+from fallline.losses.classification.cross_entropy import CrossEntropy
+from fallline.losses.classification.focal import Focal
+from fallline.losses.classification.generalized_cross_entropy import GeneralizedCrossEntropy
+from fallline.losses.classification.hinge import Hinge
+from fallline.losses.classification.kl_divergence import KLDivergence
+from fallline.losses.classification.multiclass_hinge import MulticlassHinge
+from fallline.losses.classification.poly1 import Poly1
+from fallline.losses.classification.squared_hinge import SquaredHinge
+from fallline.losses.regression.gaussian_nll import GaussianNLL
+from fallline.losses.regression.huber import Huber
+from fallline.losses.regression.log_cosh import LogCosh
+from fallline.losses.regression.mae import MAE
+from fallline.losses.regression.mse import MSE
+from fallline.losses.regression.msle import MSLE
+from fallline.losses.regression.poisson_nll import PoissonNLL
+from fallline.losses.regression.quantile import Quantile
+from fallline.losses.regression.smooth_l1 import SmoothL1
 
 mse = functional_of(MSE)
 mae = functional_of(MAE)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fallline._core.errors import FalllineError, lookup, must
-from fallline.losses import LOSSES, check_task, default_for, predict_from
+from fallline._core.errors import FalllineError, must
 from fallline.losses import build as build_loss
+from fallline.losses import check_task, default_for, find, predict_from
 from fallline.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def class_weights(data: "Data", spec: str) -> Tensor:
 
 def _build(spec: str, options: dict[str, Any]) -> "Loss":
     name = _name(spec)
-    kind = lookup("loss", name, LOSSES)
+    kind = find(name)
     if options and "class_weight" not in kind.options:
         raise FalllineError(
             f"the loss {name} takes no class weights; leave class_weight out, or use binary_cross_entropy or cross_entropy."

@@ -33,6 +33,7 @@ class KLDivergence(Loss):
 
     name = "kl_divergence"
     tasks = frozenset()
+    needs = "a distribution for each example as its target"
     target_kind = "distribution"
     output = "logits"
     input_from: str = choice("logits", "probabilities", "log_probabilities", doc="what the input is")

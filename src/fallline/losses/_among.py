@@ -1,0 +1,155 @@
+"""Losses between the examples of a batch: embeddings against labels, or embeddings of two kinds row against row.
+
+    mean = Σ_a w_a Σ_t ℓ_at / Σ_a w_a n_a          a an anchor, t its n_a terms (pairs or triplets), w_a its sample weight
+
+An example that is left out (mask, weight 0) is gone altogether: no anchor, no positive, no negative. "sum" adds every term, "none"
+gives the sum of each anchor's terms. `reference` holds further examples (a memory, another rank's batch) that stand against the anchors without being
+anchors themselves: the sum over ranks of a loss with the others' rows as reference is the loss of the whole batch.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fallline._core.errors import must, refuse
+from fallline.losses._base import Loss, wide
+
+Reference = tuple[Tensor, Tensor]
+_INDEX = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+
+class Pairs(NamedTuple):
+    """Which examples stand against which: rows are anchors; columns the anchors again, then the reference.
+
+    Attributes:
+        labels: (N,) of the anchors.
+        columns: (M,) of everything that they may be compared with, M >= N.
+        keep: (N,) which anchors count, or None for all.
+        keep_columns: (M,) which columns count, or None for all.
+    """
+
+    labels: Tensor
+    columns: Tensor
+    keep: Tensor | None = None
+    keep_columns: Tensor | None = None
+
+    def same(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """(rows, M): another example of the anchor's own class, for anchors start to stop."""
+        mine = self.labels[start:stop]
+        place = torch.arange(self.columns.shape[0], device=mine.device)
+        itself = place == (start + torch.arange(mine.shape[0], device=mine.device))[:, None]
+        return self._there((mine[:, None] == self.columns) & ~itself, start, stop)
+
+    def other(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """(rows, M): an example of another class, for anchors start to stop."""
+        return self._there(self.labels[start:stop, None] != self.columns, start, stop)
+
+    def _there(self, found: Tensor, start: int, stop: int | None) -> Tensor:
+        if self.keep is not None:
+            found = found & self.keep[start:stop, None]
+        return found if self.keep_columns is None else found & self.keep_columns
+
+
+class Among(Loss):
+    """Embeddings (N, D) against class labels (N,)."""
+
+    tasks = frozenset({"binary", "multiclass"})
+    target_kind = "index"
+    output = "embedding"
+    separate = False
+    given = ("reference",)
+
+    # -- what a loss file writes -------------------------------------------------------------------------------------------------------
+
+    def among(self, x: Tensor, others: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """Sum of each anchor's terms and how many they are, both (N,).
+
+        `x` (N, D) anchors, `others` (M, D) the columns of `pairs`: `x` itself where there is no reference.
+        """
+        raise NotImplementedError
+
+    # -- the rest holds for all --------------------------------------------------------------------------------------------------------
+
+    @override
+    def shape(self, input: Tensor, target: Tensor) -> torch.Size:
+        must(input.ndim == 2, "the input is embeddings (N, D)", tuple(input.shape), "write input.flatten(1)", where=self.name)
+        if target.dtype not in _INDEX:
+            refuse("the target is class labels, whole numbers", target.dtype, "write target.long()", where=self.name)
+        if target.shape != input.shape[:1]:
+            advice = "write target.squeeze(-1)" if target.shape == (input.shape[0], 1) else "one label for each embedding"
+            refuse(f"the target has the shape ({input.shape[0]},)", tuple(target.shape), advice, where=self.name)
+        return target.shape
+
+    @override
+    def blank(self, input: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.where(keep[:, None], input, 1.0), torch.where(keep, target, 0)
+
+    @override
+    def check_values(self, input: Tensor, target: Tensor) -> None:
+        return
+
+    @override
+    def terms(self, input: Tensor, target: Tensor, keep: Tensor | None, own: Tensor | None, **given: Any) -> tuple[Tensor, Tensor | None]:
+        reference: Reference | None = given.get("reference")
+        others, columns, keep_columns = input, target, keep
+        if reference is not None:
+            more, labels = self._reference(reference, input)
+            others, columns = torch.cat([input, more]), torch.cat([target, labels.to(target.dtype)])
+            if keep is not None:
+                keep_columns = torch.cat([keep, keep.new_ones(labels.shape)])
+        total, count = self.among(input, others, Pairs(target, columns, keep, keep_columns))
+        return shares(total, count, own)
+
+    def _reference(self, reference: Reference, input: Tensor) -> Reference:
+        law = f"reference is embeddings (M, {input.shape[1]}) and labels (M,)"
+        if not (isinstance(reference, (tuple, list)) and len(reference) == 2):
+            refuse(law, type(reference).__name__, "write reference=(embeddings, labels)", where=self.name)
+        more, labels = reference
+        if more.ndim != 2 or more.shape[1] != input.shape[1] or labels.shape != more.shape[:1]:
+            refuse(law, f"{tuple(more.shape)} and {tuple(labels.shape)}", where=self.name)
+        return wide(more).to(input.dtype), labels
+
+    @override
+    def quick(self, input: Tensor, target: Tensor) -> Tensor:
+        return self._mean(*self._terms(input, target, None, None))
+
+    @override
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        *,
+        reference: Reference | None = None,
+        sample_weight: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """The loss, reduced as `reduction` says; see `Loss.forward` for `sample_weight` and `mask`.
+
+        `reference`: embeddings (M, D) and labels (M,) that stand against the anchors without being anchors.
+        """
+        return self._reduce(*self._terms(input, target, sample_weight, mask, reference=reference))
+
+    @override
+    def sum_and_count(
+        self,
+        input: Tensor,
+        target: Tensor,
+        *,
+        reference: Reference | None = None,
+        sample_weight: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sum over all terms and how many they are; both add up over ranks that hold the others' rows as `reference`.
+
+        Micro-batches without `reference` miss the pairs across them.
+        """
+        return self._sum_and_count(*self._terms(input, target, sample_weight, mask, reference=reference))
+
+
+def shares(total: Tensor, count: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Value and weight of each anchor from the sum and the number of its terms: their product is the sum, times the anchor's own weight."""
+    values = torch.where(count == 0, 0.0, total / torch.where(count == 0, 1, count))
+    weights = count.to(total.dtype)
+    return values, weights if own is None else weights * own
