@@ -27,11 +27,28 @@ from fallline.losses._tracing import readable
 Reduction = Literal["mean", "sum", "none"]
 _QUANTITIES = frozenset({"real", "above_minus_one", "count", "nonnegative"})
 _NARROW = (torch.float16, torch.bfloat16)
+WIDE = (torch.float32, torch.float64)
+_FORMULA = frozenset({"values", "terms", "weights", "kept", "shape", "blank", "check_values"})
+REDUCE = {"none": 0, "mean": 1, "sum": 2}
+"""What aten's own losses call the reductions."""
 
 
 def wide(x: Tensor) -> Tensor:
     """`x`, in float32 where it came in 16 bits."""
     return x.float() if x.dtype in _NARROW else x
+
+
+def alike(input: Tensor, target: Tensor) -> bool:
+    """Whether two tensors can go to one of torch's own losses as they are: wide, of one type, shape and device, and not empty."""
+    return (
+        isinstance(input, Tensor)
+        and isinstance(target, Tensor)
+        and input.dtype in WIDE
+        and target.dtype == input.dtype
+        and target.shape == input.shape
+        and target.device == input.device
+        and input.numel() > 0
+    )
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(number, choice, flag, whole, pair, vector))
@@ -54,6 +71,7 @@ class Loss(nn.Module):
     """What the loss needs where no task of `fit` gives it."""
     given: ClassVar[tuple[str, ...]] = ()
     """Further keyword arguments of `forward`, beside `sample_weight` and `mask`."""
+    _looks: int = 8
 
     reduction: Reduction = choice("mean", "sum", "none", doc="mean, sum, or none: one value an example")
     normalize: Literal["weight", "count"] = choice(
@@ -66,6 +84,8 @@ class Loss(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.options = {**cls.options, **_declared(cls)}
+        if "short" not in vars(cls) and not _FORMULA.isdisjoint(vars(cls)):
+            cls.short = Loss.short  # a shorter way is for the formula that it was written for
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -84,6 +104,13 @@ class Loss(nn.Module):
         """Give this one instance its own `output` or `fill`, as its options change what the input is."""
         for key, value in attributes.items():
             setattr(self, key, value)
+
+    def curious(self) -> bool:
+        """Whether to look once more for a mistake that shows from the first batch on, such as a softmax too many: the first calls do."""
+        if self._looks:
+            self._looks -= 1
+            return True
+        return False
 
     # -- what a loss file writes -------------------------------------------------------------------------------------------------------
 
@@ -131,6 +158,14 @@ class Loss(nn.Module):
     def check_targets(self, target: Tensor, n_classes: int | None) -> None:
         """Refuse a whole column of targets that this loss cannot use."""
 
+    def short(self, input: Tensor, target: Tensor) -> Tensor | None:
+        """The reduced loss of a batch without weights or mask by one fused function, or None where that is not right for it.
+
+        It makes the same checks as the long way; whatever is out of the ordinary (other types, bad labels, infinite values) it leaves to
+        the long way by giving None.
+        """
+        return None
+
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
         """The mean, with no check, no weight and no ignored label looked after: for a loop that called `validate_targets` before.
 
@@ -164,6 +199,10 @@ class Loss(nn.Module):
         example counts.
         Raises FalllineError where shapes, labels or values break what the loss needs.
         """
+        if sample_weight is None and mask is None:
+            value = self.short(input, target)
+            if value is not None:
+                return value
         return self._reduce(*self._terms(input, target, sample_weight, mask))
 
     def _reduce(self, values: Tensor, weights: Tensor | None, keep: Tensor | None) -> Tensor:

@@ -23,6 +23,14 @@ def at(target: Tensor, bad: Tensor) -> str:
     return f"{target.flatten()[row].item():g} in row {row} ({len(bad)} such)"
 
 
+def within(x: Tensor, low: float, high: float) -> bool:
+    """Whether every number lies between two, both of them allowed; NaN does not."""
+    if not x.numel():
+        return True
+    least, most = torch.aminmax(x)
+    return least.item() >= low and most.item() <= high
+
+
 def in_range(target: Tensor, n_classes: int | None, where: str) -> None:
     """Refuse class indices outside 0..n_classes-1."""
     if not target.numel():
@@ -45,6 +53,8 @@ def in_range(target: Tensor, n_classes: int | None, where: str) -> None:
 def signed(target: Tensor, where: str) -> None:
     """Refuse labels other than -1 and +1."""
     target = target.long() if target.dtype == torch.bool else target
+    if bool((target.abs() == 1).all()):
+        return
     bad = torch.nonzero((target.abs() != 1).flatten())
     if len(bad):
         zero_one = bool(((target == 0) | (target == 1)).all())
@@ -58,7 +68,7 @@ def signed(target: Tensor, where: str) -> None:
 
 def zero_or_one(target: Tensor, where: str) -> None:
     """Refuse labels outside [0, 1], and whole numbers other than 0 and 1 with them."""
-    if target.dtype == torch.bool:
+    if target.dtype == torch.bool or within(target, 0, 1):
         return
     bad = torch.nonzero((~((target >= 0) & (target <= 1))).flatten())
     if len(bad):
@@ -73,6 +83,8 @@ def zero_or_one(target: Tensor, where: str) -> None:
 
 def above_minus_one(x: Tensor, what: str, where: str, advice: str) -> None:
     """Refuse values at or below -1, where log(1 + x) ends."""
+    if not x.numel() or x.min().item() > -1:
+        return
     bad = torch.nonzero((x <= -1).flatten())
     if len(bad):
         refuse(f"every {what} is above -1", at(x, bad), advice, where=where)
@@ -80,6 +92,8 @@ def above_minus_one(x: Tensor, what: str, where: str, advice: str) -> None:
 
 def nonnegative(x: Tensor, what: str, where: str, advice: str) -> None:
     """Refuse negative values."""
+    if not x.numel() or x.min().item() >= 0:
+        return
     bad = torch.nonzero((x < 0).flatten())
     if len(bad):
         refuse(f"every {what} is >= 0", at(x, bad), advice, where=where)
@@ -87,18 +101,23 @@ def nonnegative(x: Tensor, what: str, where: str, advice: str) -> None:
 
 def looks_like_probabilities(rows: Tensor) -> bool:
     """Whether every row is >= 0 and sums to 1."""
-    detached = rows.detach()
-    if detached.shape[-1] < 2 or bool((detached < 0).any()):
+    rows = rows.detach()
+    if rows.shape[-1] < 2:
         return False
-    return bool(((detached.sum(-1) - 1).abs() < 1e-4).all())
+    few = rows.reshape(-1, rows.shape[-1])[:2] if rows.shape[-2:].numel() else rows  # two rows tell nearly always
+    return all(not bool((part < 0).any()) and bool(((part.sum(-1) - 1).abs() < 1e-4).all()) for part in (few, rows))
 
 
 def distribution(rows: Tensor, what: str, where: str) -> None:
     """Refuse rows that are not probabilities summing to 1."""
+    if not rows.numel():
+        return
+    sums = rows.sum(-1)
+    if rows.min().item() >= 0 and within(sums, 1 - 1e-3, 1 + 1e-3):
+        return
     bad = torch.nonzero((~(rows >= 0)).flatten())
     if len(bad):
         refuse(f"every probability of the {what} is >= 0", at(rows, bad), where=where)
-    sums = rows.sum(-1)
     bad = torch.nonzero(((sums - 1).abs() > 1e-3).flatten())
     if len(bad):
         refuse(f"every row of the {what} sums to 1", at(sums, bad), "divide each row by its sum", where=where)

@@ -1,5 +1,7 @@
 """Whether values may be read: not while torch compiles, vmaps or differentiates a function symbolically."""
 
+import math
+
 import torch
 from torch import _C, Tensor
 
@@ -9,6 +11,12 @@ def readable(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_compiling() or _C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return False
     return all(t is None or (type(t) in _PLAIN and not t.is_meta) for t in tensors)
+
+
+def finite(value: Tensor) -> bool:
+    """Whether every number of a readable tensor is finite (their sum is)."""
+    value = value.detach()
+    return math.isfinite((value.sum() if value.ndim else value).item())
 
 
 _PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)

@@ -21,10 +21,11 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fallline._core.errors import refuse
-from fallline.losses._base import wide
-from fallline.losses._checks import warn_once
+from fallline.losses._base import REDUCE, alike, wide
+from fallline.losses._checks import warn_once, within
 from fallline.losses._fields import choice, number, pair
 from fallline.losses._kinds import Binary
+from fallline.losses._tracing import finite, readable
 
 _FLOOR = 1e-12
 
@@ -53,6 +54,8 @@ class BinaryCrossEntropy(Binary):
 
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
+        if self.input_from == "logits" and self._plain and not target.is_floating_point():
+            return -F.logsigmoid(torch.where(target > 0, input, -input))
         if self.input_from == "logits":
             yes, no = -F.logsigmoid(input), -F.logsigmoid(-input)
         else:
@@ -62,6 +65,19 @@ class BinaryCrossEntropy(Binary):
         if not target.is_floating_point():
             return torch.where(target > 0, yes, no)
         return torch.where(target == 0, no, torch.where(target == 1, yes, target * yes + (1 - target) * no))
+
+    @override
+    def short(self, input: Tensor, target: Tensor) -> Tensor | None:
+        if not (self._plain and self.validate and alike(input, target) and readable(input, target)):
+            return None
+        reduction = REDUCE[self.reduction]
+        if self.input_from == "logits":
+            self.check_values(input.detach(), target.detach())
+            value = torch.binary_cross_entropy_with_logits(input, target, None, None, reduction)
+            return value if finite(value) else None
+        if within(input.detach(), _FLOOR, 1 - _FLOOR) and within(target.detach(), 0, 1):
+            return torch.ops.aten.binary_cross_entropy(input, target, None, reduction)
+        return None
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
@@ -75,6 +91,8 @@ class BinaryCrossEntropy(Binary):
         super().check_values(input, target)
         if self.input_from == "probabilities" and input.numel():
             low, high = (float(v) for v in torch.aminmax(input))
+            if low > 0 and high < 1:
+                return
             if low < 0 or high > 1:
                 refuse(
                     "every probability lies in 0..1",

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fallline.losses._base import wide
+from fallline.losses._base import REDUCE, WIDE, alike, wide
 from fallline.losses._checks import distribution, looks_like_probabilities, warn_once
 from fallline.losses._fields import number
 from fallline.losses._kinds import Classwise, class_last
+from fallline.losses._tracing import finite, readable
 
 
 class CrossEntropy(Classwise):
@@ -61,21 +62,53 @@ class CrossEntropy(Classwise):
 
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
-        if not target.is_floating_point():
-            return F.cross_entropy(
-                input, target.long(), reduction="none", ignore_index=self.ignore_index, label_smoothing=self.label_smoothing
-            )
+        hard = not target.is_floating_point()
+        if hard and not self.label_smoothing:
+            return F.cross_entropy(input, target.long(), reduction="none", ignore_index=self.ignore_index)
         log_p = F.log_softmax(class_last(input), dim=-1)
-        t = class_last(target)
-        if self.label_smoothing:
-            t = (1 - self.label_smoothing) * t + self.label_smoothing / t.shape[-1]
-        return -torch.where(t == 0, 0.0, t * log_p).sum(-1)
+        if hard:
+            loss = -log_p.gather(-1, target.long().unsqueeze(-1)).squeeze(-1)
+        else:
+            t = class_last(target)
+            loss = -torch.where(t == 0, 0.0, t * torch.where(t == 0, 0.0, log_p)).sum(-1)
+        if not self.label_smoothing:
+            return loss
+        possible = log_p > -torch.inf
+        even = -torch.where(possible, log_p, 0.0).sum(-1) / possible.sum(-1)
+        return (1 - self.label_smoothing) * loss + self.label_smoothing * even
 
     @override
     def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
         if self.class_weight is None or not target.is_floating_point():
             return super().weights(input, target)
         return class_last(target) @ self.class_weight.to(input.dtype)
+
+    @override
+    def short(self, input: Tensor, target: Tensor) -> Tensor | None:
+        if not (self.validate and isinstance(input, Tensor) and isinstance(target, Tensor) and readable(input, target)):
+            return None
+        weight, reduction = self._buffers["class_weight"], REDUCE[self.reduction]
+        if target.dtype == torch.int64:
+            if input.ndim < 2 or input.dtype not in WIDE or target.device != input.device or not target.numel():
+                return None
+            if target.shape != input.shape[:1] + input.shape[2:] or (weight is not None and not self._weight_suits(weight, input)):
+                return None
+            low, high = (bound.item() for bound in torch.aminmax(target))
+            if low < 0 or high >= input.shape[1] or low <= self.ignore_index <= high:
+                return None
+        elif weight is None and input.ndim >= 2 and alike(input, target):
+            distribution(class_last(target.detach()), "target", self.name)
+        else:
+            return None
+        self._glance(input.detach())
+        value = torch.ops.aten.cross_entropy_loss(input, target, weight, reduction, self.ignore_index, self.label_smoothing)
+        return value if finite(value) else None
+
+    def _weight_suits(self, weight: Tensor, input: Tensor) -> bool:
+        """Whether torch's mean with these class weights is ours."""
+        same_mean = self.reduction != "mean" or self.normalize == "weight"
+        fits = weight.dtype == input.dtype and weight.device == input.device and weight.shape == input.shape[1:2]
+        return same_mean and fits and not self.label_smoothing
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
@@ -105,6 +138,12 @@ class CrossEntropy(Classwise):
             distribution(class_last(target), "target", self.name)
         else:
             super().check_values(input, target)
+        self._glance(input)
+
+    def _glance(self, input: Tensor) -> None:
+        """Tell of a softmax before the loss."""
+        if not self.curious():
+            return
         scores = class_last(input)
         if scores.shape[:-1].numel() >= 2 and looks_like_probabilities(scores):
             warn_once(

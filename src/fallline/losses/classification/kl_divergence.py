@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fallline._core.errors import must, refuse
-from fallline.losses._base import Loss
+from fallline.losses._base import Loss, alike
 from fallline.losses._checks import distribution
 from fallline.losses._fields import choice, whole
+from fallline.losses._tracing import finite, readable
 
 
 class KLDivergence(Loss):
@@ -66,6 +67,20 @@ class KLDivergence(Loss):
         there, classes = keep.unsqueeze(-1).movedim(-1, self.axis), max(input.shape[self.axis], 1)
         even = {"logits": 0.0, "probabilities": 1 / classes, "log_probabilities": -math.log(classes)}
         return torch.where(there, input, even[self.input_from]), torch.where(there, target, even[self.target_from])
+
+    @override
+    def short(self, input: Tensor, target: Tensor) -> Tensor | None:
+        usual = self.target_from == "probabilities" and self.input_from != "probabilities" and not target.requires_grad
+        if not (usual and self.validate and alike(input, target) and readable(input, target) and -input.ndim <= self.axis < input.ndim):
+            return None
+        self.check_values(input.detach(), target.detach())
+        log_q = torch.log_softmax(input, self.axis) if self.input_from == "logits" else input
+        if self.reduction == "none":
+            value = F.kl_div(log_q, target, reduction="none").sum(self.axis)
+        else:
+            value = F.kl_div(log_q, target, reduction="sum")
+            value = value if self.reduction == "sum" else value * (input.shape[self.axis] / input.numel())
+        return value if finite(value) else None
 
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:

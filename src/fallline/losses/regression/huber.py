@@ -9,13 +9,16 @@ Source: Huber, "Robust Estimation of a Location Parameter", Annals of Mathematic
 https://doi.org/10.1214/aoms/1177703732
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fallline.losses._base import wide
+from fallline.losses._base import REDUCE, alike, wide
 from fallline.losses._fields import number
 from fallline.losses._kinds import Regression
+
+_FUSED = torch.ops.aten.huber_loss.default
 
 
 class Huber(Regression):
@@ -32,6 +35,10 @@ class Huber(Regression):
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         return F.huber_loss(input, target, reduction="none", delta=self.delta)
+
+    @override
+    def short(self, input: Tensor, target: Tensor) -> Tensor | None:
+        return _FUSED(input, target, REDUCE[self.reduction], self.delta) if alike(input, target) else None
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:

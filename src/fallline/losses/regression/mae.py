@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fallline.losses._base import wide
+from fallline.losses._base import alike, wide
 from fallline.losses._kinds import Regression
 
 
@@ -28,6 +28,10 @@ class MAE(Regression):
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         return (input - target).abs()
+
+    @override
+    def short(self, input: Tensor, target: Tensor) -> Tensor | None:
+        return F.l1_loss(input, target, reduction=self.reduction) if alike(input, target) else None
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:

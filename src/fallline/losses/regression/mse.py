@@ -7,12 +7,15 @@ When not: a few wild targets rule the fit, as a miss of 10 counts 100 times a mi
 Source: Legendre, "Nouvelles méthodes pour la détermination des orbites des comètes", 1805.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fallline.losses._base import wide
+from fallline.losses._base import REDUCE, alike, wide
 from fallline.losses._kinds import Regression
+
+_FUSED = torch.ops.aten.mse_loss.default
 
 
 class MSE(Regression):
@@ -30,6 +33,10 @@ class MSE(Regression):
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         return (input - target).square()
+
+    @override
+    def short(self, input: Tensor, target: Tensor) -> Tensor | None:
+        return _FUSED(input, target, REDUCE[self.reduction]) if alike(input, target) else None
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:

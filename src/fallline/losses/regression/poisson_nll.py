@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fallline.losses._base import wide
+from fallline.losses._base import REDUCE, alike, wide
 from fallline.losses._checks import nonnegative, warn_once
 from fallline.losses._fields import choice, flag
 from fallline.losses._kinds import Regression
+from fallline.losses._tracing import finite, readable
 
 
 class PoissonNLL(Regression):
@@ -42,6 +43,15 @@ class PoissonNLL(Regression):
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         loss = F.poisson_nll_loss(input, target, log_input=self.input_from == "log_rate", reduction="none")
         return loss + torch.lgamma(target + 1) if self.full else loss
+
+    @override
+    def short(self, input: Tensor, target: Tensor) -> Tensor | None:
+        if self.full or self.input_from == "rate" or not (self.validate and alike(input, target) and readable(input, target)):
+            return None
+        if not target.detach().min().item() >= 0:
+            return None
+        value = torch.poisson_nll_loss(input, target, True, False, 1e-8, REDUCE[self.reduction])
+        return value if finite(value) else None
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:

@@ -9,13 +9,16 @@ Source: Girshick, "Fast R-CNN", ICCV 2015, eq. 3. https://arxiv.org/abs/1504.080
 Departs from the source: β is free, as in torch; the paper has β = 1.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fallline.losses._base import wide
+from fallline.losses._base import REDUCE, alike, wide
 from fallline.losses._fields import number
 from fallline.losses._kinds import Regression
+
+_FUSED = torch.ops.aten.smooth_l1_loss.default
 
 
 class SmoothL1(Regression):
@@ -32,6 +35,10 @@ class SmoothL1(Regression):
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         return F.smooth_l1_loss(input, target, reduction="none", beta=self.beta)
+
+    @override
+    def short(self, input: Tensor, target: Tensor) -> Tensor | None:
+        return _FUSED(input, target, REDUCE[self.reduction], self.beta) if alike(input, target) else None
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
