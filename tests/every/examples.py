@@ -52,3 +52,25 @@ def _usual(cls, n, g):
 @own("gaussian_nll")
 def _gaussian_nll(n, g):
     return torch.randn(n, 2, generator=g, dtype=D) * 1.5, torch.randn(n, generator=g, dtype=D) * 2
+
+
+@own("pairwise_auc")
+def _pairwise_auc(n, g):
+    return torch.randn(n, generator=g, dtype=D) * 1.5, (torch.arange(n) % 2)[torch.randperm(n, generator=g)]
+
+
+def _twos(n, g):
+    """Classes of two examples at least, for losses that need positives."""
+    return torch.randn(n, 4, generator=g, dtype=D), torch.arange(n) // 2 % 3
+
+
+own("info_nce")(_twos)
+own("sup_con")(_twos)
+
+
+def _cosines(n, g):
+    return torch.rand(n, C, generator=g, dtype=D) * 1.8 - 0.9, torch.randint(0, C, (n,), generator=g)
+
+
+own("arc_face")(_cosines)
+own("cos_face")(_cosines)

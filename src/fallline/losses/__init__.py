@@ -6,6 +6,7 @@ from fallline.losses.catalog import check_task as check_task
 from fallline.losses.catalog import default_for as default_for
 from fallline.losses.catalog import describe as describe
 from fallline.losses.catalog import find as find
+from fallline.losses.catalog import parse as parse
 from fallline.losses.classification.asymmetric import Asymmetric as Asymmetric
 from fallline.losses.classification.binary_cross_entropy import BinaryCrossEntropy as BinaryCrossEntropy
 from fallline.losses.classification.cross_entropy import CrossEntropy as CrossEntropy
@@ -16,7 +17,15 @@ from fallline.losses.classification.kl_divergence import KLDivergence as KLDiver
 from fallline.losses.classification.multiclass_hinge import MulticlassHinge as MulticlassHinge
 from fallline.losses.classification.poly1 import Poly1 as Poly1
 from fallline.losses.classification.squared_hinge import SquaredHinge as SquaredHinge
+from fallline.losses.combined.multi_task import MultiTask as MultiTask
+from fallline.losses.embedding.arc_face import ArcFace as ArcFace
+from fallline.losses.embedding.cos_face import CosFace as CosFace
+from fallline.losses.embedding.cross_modal_ranking import CrossModalRanking as CrossModalRanking
+from fallline.losses.embedding.info_nce import InfoNCE as InfoNCE
+from fallline.losses.embedding.sig_lip import SigLIP as SigLIP
+from fallline.losses.embedding.sup_con import SupCon as SupCon
 from fallline.losses.predict import predict_from as predict_from
+from fallline.losses.ranking.pairwise_auc import PairwiseAUC as PairwiseAUC
 from fallline.losses.regression.gaussian_nll import GaussianNLL as GaussianNLL
 from fallline.losses.regression.huber import Huber as Huber
 from fallline.losses.regression.log_cosh import LogCosh as LogCosh

@@ -284,7 +284,7 @@ class Loss(nn.Module):
         if self.validate and readable(input, target, sample_weight):
             self.check_values(input.detach(), target.detach())
             if sample_weight is not None and sample_weight.numel():
-                must(bool((sample_weight >= 0).all()), "every sample_weight >= 0", f"{float(sample_weight.min()):g}", where=self.name)
+                must(bool((sample_weight >= 0).all()), "every sample_weight >= 0", f"{float(sample_weight.detach().min()):g}", where=self.name)
         values, weights = self.terms(input, target, keep, own, **given)
         return values, weights, keep
 

@@ -16,6 +16,13 @@ from fallline.losses.classification.kl_divergence import KLDivergence
 from fallline.losses.classification.multiclass_hinge import MulticlassHinge
 from fallline.losses.classification.poly1 import Poly1
 from fallline.losses.classification.squared_hinge import SquaredHinge
+from fallline.losses.embedding.arc_face import ArcFace
+from fallline.losses.embedding.cos_face import CosFace
+from fallline.losses.embedding.cross_modal_ranking import CrossModalRanking
+from fallline.losses.embedding.info_nce import InfoNCE
+from fallline.losses.embedding.sig_lip import SigLIP
+from fallline.losses.embedding.sup_con import SupCon
+from fallline.losses.ranking.pairwise_auc import PairwiseAUC
 from fallline.losses.regression.gaussian_nll import GaussianNLL
 from fallline.losses.regression.huber import Huber
 from fallline.losses.regression.log_cosh import LogCosh
@@ -42,12 +49,19 @@ LOSSES: dict[str, type[Loss]] = {
         Asymmetric,
         Hinge,
         SquaredHinge,
+        PairwiseAUC,
         CrossEntropy,
         MulticlassHinge,
         Focal,
         Poly1,
         GeneralizedCrossEntropy,
         KLDivergence,
+        InfoNCE,
+        SupCon,
+        SigLIP,
+        CrossModalRanking,
+        ArcFace,
+        CosFace,
     )
 }
 ALIASES: dict[str, str] = {other: cls.name for cls in LOSSES.values() for other in cls.also}
@@ -79,6 +93,16 @@ def build(spec: str, **options: object) -> Loss:
     >>> build("huber:delta=2").delta
     2.0
     """
+    cls, found = parse(spec)
+    return cls(**{**found, **options})
+
+
+def parse(spec: str) -> tuple[type[Loss], dict[str, object]]:
+    """The class that a spec names and the options that it sets, each checked by itself.
+
+    >>> parse("huber:delta=2")[1]
+    {'delta': 2.0}
+    """
     name, _, tail = (part.strip() for part in spec.partition(":"))
     cls = find(name)
     found: dict[str, object] = {}
@@ -86,8 +110,10 @@ def build(spec: str, **options: object) -> Loss:
         key, equals, text = (p.strip() for p in part.partition("="))
         if not equals:
             refuse("the options of a loss read name=value", repr(part), f"huber:delta=2 is an example; {name} has {', '.join(cls.options)}")
-        found[key] = lookup(f"option of {name}", key, cls.options).parse(text, where=name)
-    return cls(**{**found, **options})
+        option = lookup(f"option of {name}", key, cls.options)
+        found[key] = option.parse(text, where=name)
+        option.check(found[key], where=cls.__name__)
+    return cls, found
 
 
 def describe(name: str) -> Entry:
@@ -100,12 +126,12 @@ def describe(name: str) -> Entry:
     return entry(cls.name, "loss", sys.modules[cls.__module__].__doc__)
 
 
-def check_task(loss_name: str, task: str, raw_labels: Sequence[object] = ()) -> None:
+def check_task(loss: str | type[Loss], task: str, raw_labels: Sequence[object] = ()) -> None:
     """Refuse a loss that does not fit the task or the labels as they stood in the source; the error says which losses do.
 
     `raw_labels`: the labels before they were numbered, e.g. (0, 1), (-1, 1) or ("no", "yes"); empty for regression.
     """
-    cls = find(loss_name.partition(":")[0])
+    cls = find(loss.partition(":")[0]) if isinstance(loss, str) else loss
     lookup("task", task, _DEFAULT)
     if task not in cls.tasks:
         fitting = [name for name, other in LOSSES.items() if task in other.tasks]

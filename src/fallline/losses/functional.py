@@ -14,6 +14,15 @@ from fallline.losses.classification.kl_divergence import KLDivergence
 from fallline.losses.classification.multiclass_hinge import MulticlassHinge
 from fallline.losses.classification.poly1 import Poly1
 from fallline.losses.classification.squared_hinge import SquaredHinge
+from fallline.losses.combined.gradnorm import gradnorm  # noqa: F401
+from fallline.losses.combined.multi_task import multi_task  # noqa: F401
+from fallline.losses.embedding.arc_face import ArcFace
+from fallline.losses.embedding.cos_face import CosFace
+from fallline.losses.embedding.cross_modal_ranking import CrossModalRanking
+from fallline.losses.embedding.info_nce import InfoNCE
+from fallline.losses.embedding.sig_lip import sig_lip
+from fallline.losses.embedding.sup_con import SupCon
+from fallline.losses.ranking.pairwise_auc import PairwiseAUC
 from fallline.losses.regression.gaussian_nll import GaussianNLL
 from fallline.losses.regression.huber import Huber
 from fallline.losses.regression.log_cosh import LogCosh
@@ -37,9 +46,16 @@ binary_cross_entropy = functional_of(BinaryCrossEntropy)
 asymmetric = functional_of(Asymmetric)
 hinge = functional_of(Hinge)
 squared_hinge = functional_of(SquaredHinge)
+pairwise_auc = functional_of(PairwiseAUC)
 cross_entropy = functional_of(CrossEntropy)
 multiclass_hinge = functional_of(MulticlassHinge)
 focal = functional_of(Focal)
 poly1 = functional_of(Poly1)
 generalized_cross_entropy = functional_of(GeneralizedCrossEntropy)
 kl_divergence = functional_of(KLDivergence)
+info_nce = infonce = nt_xent = functional_of(InfoNCE)
+sup_con = supcon = functional_of(SupCon)
+siglip = sig_lip
+cross_modal_ranking = functional_of(CrossModalRanking)
+arc_face = arcface = functional_of(ArcFace)
+cos_face = cosface = functional_of(CosFace)
