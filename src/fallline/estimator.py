@@ -109,6 +109,7 @@ class _Trained(BaseEstimator):
             weight_decay=self.weight_decay,
             l1=self.l1,
             l2=self.l2,
+            embedding=getattr(self, "embedding", None),
             device=self.device,
             seed=seed,
             class_weight=class_weight,
@@ -218,6 +219,8 @@ class Classifier(ClassifierMixin, _Trained):
         validation_fraction: share of rows held back where `patience` is set.
         scale: of the columns: "zscore", "minmax" or "none".
         dropout, clip_norm, weight_decay, l1, l2, device: as in `fallline.fit`.
+        embedding: numbers of the embedding, for losses of embeddings such as triplet; None is 64. The probability of a class is then
+            the softmax of minus the squared distance to the mean embedding of its rows (arc_face: of the scaled cosine with its vector).
         class_weight: None, "balanced", or {label: weight}.
         random_state: an integer makes `fit` repeatable, bit for bit.
 
@@ -259,6 +262,7 @@ class Classifier(ClassifierMixin, _Trained):
         weight_decay: float | None = None,
         l1: float = 0.0,
         l2: float = 0.0,
+        embedding: int | None = None,
         device: str = "cpu",
         class_weight: "Literal['balanced'] | dict[Any, float] | None" = None,
         random_state: "int | np.random.RandomState | None" = None,
@@ -282,6 +286,7 @@ class Classifier(ClassifierMixin, _Trained):
             device=device,
             random_state=random_state,
         )
+        self.embedding = embedding
         self.class_weight = class_weight
 
     def __sklearn_tags__(self) -> Any:
@@ -319,22 +324,28 @@ class Classifier(ClassifierMixin, _Trained):
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Scores: (N,) for two classes, positive for the second; (N, classes) for more."""
         raw = self._raw(X)
+        if self.goal_.reading is not None:
+            raw = self.goal_.reading.scores(raw)
+        elif self.goal_.loss.output == "ordinal":
+            raw = self.goal_.predict(raw)
         if len(self.classes_) == 2 and raw.ndim == 2:
             raw = raw[:, 1] - raw[:, 0]
         return (raw.logit() if self.goal_.loss.output == "probability" else raw).numpy()
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The label of each row, (N,)."""
+        check_is_fitted(self)
+        if self.goal_.loss.output == "ordinal":
+            from fallline.training.metrics import labels
+
+            return self.classes_[labels(self.goal_, self.goal_.predict(self._raw(X))).numpy()]
         scores = self.decision_function(X)
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 
     @available_if(lambda self: self._has_probabilities())
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities (N, classes), in the order of `classes_`; not there for losses that give scores only (hinge)."""
-        from fallline.losses import predict_from
-
-        raw = self._raw(X)
-        seen = predict_from(self.goal_.loss.output, raw).numpy()
+        seen = self.goal_.predict(self._raw(X)).numpy()
         return seen if seen.ndim == 2 else np.stack([1 - seen, seen], axis=1)
 
     @available_if(lambda self: self._has_probabilities())
@@ -353,9 +364,12 @@ class Classifier(ClassifierMixin, _Trained):
         """The class of the loss that is named, None for "auto" and unknown names."""
         if self.loss == "auto" or not isinstance(self.loss, str):
             return None
-        from fallline.losses import LOSSES
+        from fallline.losses import find
 
-        return LOSSES.get(self.loss.partition(":")[0])
+        try:
+            return find(self.loss.partition(":")[0])
+        except FalllineError:
+            return None
 
 
 class Regressor(RegressorMixin, _Trained):

@@ -1,6 +1,7 @@
 """`fl.compare`: optimizers (and batch sizes) against one another over paired seeds, each at a learning rate found for it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from fallline._core.errors import FalllineError, must
 from fallline._core.files import make_folder
 from fallline.api.fit import interruptible, load_data
 from fallline.api.folder import describe
-from fallline.api.model import model_maker
+from fallline.api.model import model_maker, with_width
+from fallline.api.names import check_names
 from fallline.losses import Loss
 from fallline.record import REPORT_FILE, Reader, Writer, holds_run, read_info
 from fallline.study.compare import Result, check, run_study
@@ -17,6 +19,7 @@ from fallline.study.members import Member
 from fallline.study.plan import BatchSize, Plan, Rates, make_plan
 from fallline.study.text import python_call, ranking_text
 from fallline.training import Settings, aim
+from fallline.training.goal import warn_of_rare_pairs
 from fallline.training.metrics import names as metric_names
 
 if TYPE_CHECKING:
@@ -145,7 +148,9 @@ def compare(
         return _resume(Path(resume), make_model, data, given, quiet=quiet, stop=stop)
     must(data is not None, "compare has data", "none", "fallline.compare('mlp:128', 'digits') is an example")
     wanted = Settings(loss=given.name if given else str(loss), epochs=epochs, lr=1.0, **settings)
+    check_names(loss, [optimizers] if isinstance(optimizers, str) else optimizers)
     rows = load_data(data, column, 0)
+    wanted = with_width(wanted, make_model, rows, given)
     goal = aim(rows, wanted, given)
     known = ("loss", *metric_names(rows.task))
     plan = make_plan(
@@ -159,6 +164,9 @@ def compare(
         settings=wanted,
     )
     check(rows, plan)
+    for batch in plan.batch_sizes:
+        each = replace(wanted, batch_size=batch)
+        warn_of_rare_pairs(aim(rows, each, given), rows, each)
     maker = model_maker(make_model, rows, goal, wanted)
     parts = describe(maker, maker.copy(), rows, wanted, goal, goal.choices, loss_given=given is not None)
     folder = None

@@ -17,16 +17,19 @@ from fallline._core.errors import FalllineError, must
 from fallline._core.files import make_folder, write_json
 from fallline.api.evidence import evidence
 from fallline.api.folder import describe, pipeline_file, read_pipeline
-from fallline.api.model import Maker, model_maker
+from fallline.api.model import Maker, model_maker, with_width
+from fallline.api.names import check_names
 from fallline.api.run import Run, residual_quantiles
 from fallline.losses import Loss
 from fallline.record import MODEL_FILE, PIPELINE_FILE, RECORD_FILE, Reader, Writer, holds_run, read_info
 from fallline.study.threads import fitting_threads
 from fallline.training import Goal, Outcome, Settings, aim, train
 from fallline.training.checkpoint import load_tensors
+from fallline.training.checks import batch_rows, check, device_of
 from fallline.training.evaluate import mean_loss, outputs
+from fallline.training.goal import warn_of_rare_pairs
 from fallline.training.loop import MODEL_FORMAT
-from fallline.training.session import NotResumed, batch_rows, check, device_of
+from fallline.training.session import NotResumed
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -88,6 +91,7 @@ def fit(
     must(data is not None, "fit has data", "none", "fallline.fit('mlp:128', 'digits') is an example")
     given = loss if isinstance(loss, Loss) else None
     wanted = _settings(loss, {"optimizer": optimizer, "lr": lr, "batch_size": batch_size, "epochs": epochs, "seed": seed, **settings})
+    check_names(loss, [optimizer])
     rows = load_data(data, target, seed)
     plan = _prepare(model, rows, wanted, given, batch_given=batch_size != _USUAL_BATCH)
     folder = None
@@ -113,7 +117,6 @@ class _Plan:
     module: nn.Module
     settings: Settings
     goal: Goal
-    loss: Loss | None
     choices: list[str]
 
 
@@ -150,7 +153,9 @@ def _prepare(model: Any, data: "Data", settings: Settings, loss: Loss | None, *,
     if not batch_given and len(data.train) < _USUAL_BATCH:
         settings = dataclasses.replace(settings, batch_size="full")
         choices.append(f"batch size: full (there are only {len(data.train)} training rows)")
+    settings = with_width(settings, model, data, loss)
     goal = aim(data, settings, loss)
+    warn_of_rare_pairs(goal, data, settings)
     choices += goal.choices
     if settings.augment:
         from fallline.data import Augment
@@ -160,7 +165,7 @@ def _prepare(model: Any, data: "Data", settings: Settings, loss: Loss | None, *,
         augment(data.train.x[:1], torch.Generator())
     maker = model_maker(model, data, goal, settings)
     module = maker.make()
-    check(module, data, settings)
+    check(module, data, settings, goal.loss)
     some = data.validation if len(data.validation) else data.train
     raw = outputs(module, some.x[:_TRIED_ROWS]).cpu()
     mean_loss(raw, goal.targets(some.y[:_TRIED_ROWS]), goal)  # a loss may refuse what the model gives
@@ -175,7 +180,7 @@ def _prepare(model: Any, data: "Data", settings: Settings, loss: Loss | None, *,
         lr, why = _find_lr(maker, data, settings, loss)
         settings = dataclasses.replace(settings, lr=lr)
         choices.append(f"learning rate: {lr:.3g} ({why})")
-    return _Plan(maker, module, settings, goal, loss, choices)
+    return _Plan(maker, module, settings, goal, choices)
 
 
 def _find_lr(maker: Maker, data: "Data", settings: Settings, loss: Loss | None) -> tuple[float, str]:
@@ -209,7 +214,7 @@ def _run(
                 resume=resume,
                 progress=not quiet,
                 stop=asked,
-                loss=plan.loss,
+                goal=plan.goal,
                 each_epoch=each_epoch,
             )
         except NotResumed:
@@ -318,7 +323,7 @@ def load_run(folder: Path | str, model: Any = None, *, loss: Loss | None = None)
     module = model_maker(_same_model(info, model), None, goal, settings, input_shape=shape).make()
     tensors, _ = load_tensors(place / MODEL_FILE, format=MODEL_FORMAT, what="model")
     try:
-        module.load_state_dict(tensors)
+        goal.load(module, tensors)
     except RuntimeError as error:
         raise FalllineError(
             f"the model does not fit the weights in '{place / MODEL_FILE}': {str(error).splitlines()[-1].strip()}."

@@ -14,8 +14,9 @@ from fallline._core.files import read_json
 from fallline._core.version import VERSION
 from fallline.api.model import Maker
 from fallline.losses import Loss
-from fallline.losses import build as build_loss
 from fallline.training import Goal, Scale, Settings
+from fallline.training.goal import built_loss
+from fallline.training.reading import reading_for
 
 if TYPE_CHECKING:
     from fallline.data import Data, Pipeline
@@ -91,7 +92,10 @@ def read_pipeline(path: Path, loss: Loss | None = None) -> "tuple[Goal, Pipeline
     try:
         goal = held["goal"]
         scale = None if goal["scale"] is None else Scale(**goal["scale"])
-        found = Goal(loss or build_loss(goal["loss"]), goal["loss"], goal["task"], tuple(goal["classes"]), goal["outputs"], scale)
+        classes, width = tuple(goal["classes"]), int(goal["outputs"])
+        own = loss or built_loss(goal["loss"], {}, classes=len(classes), width=width, seed=0)
+        reading = reading_for(own, len(classes), width)
+        found = Goal(own, goal["loss"], goal["task"], classes, width, scale, reading=reading)
         pipeline = None if held["pipeline"] is None else Pipeline.from_json(held["pipeline"])
         residuals = None if held["residuals"] is None else (float(held["residuals"][0]), float(held["residuals"][1]))
         return found, pipeline, residuals, tuple(held["input_shape"])

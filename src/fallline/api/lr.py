@@ -54,6 +54,8 @@ def find_lr(
     must(data is not None, "data is given", "nothing", "find_lr(model, data, loss, optimizer)", where="find_lr")
     if isinstance(optimizer, str) and (isinstance(loss, str) or hasattr(loss, "target_kind")):
         from fallline.api.fit import load_data
+        from fallline.api.model import with_width
+        from fallline.api.names import check_names
 
         chosen = Settings(
             loss=loss if isinstance(loss, str) else loss.name,
@@ -63,7 +65,9 @@ def find_lr(
             device=device,
             **settings,
         )
-        return _find(model, load_data(data, None, seed), chosen, loss=None if isinstance(loss, str) else loss)
+        check_names(loss, [optimizer])
+        rows, given = load_data(data, None, seed), None if isinstance(loss, str) else loss
+        return _find(model, rows, with_width(chosen, model, rows, given), loss=given)
     must(isinstance(model, nn.Module), "model is a torch module where loss or optimizer is plain torch", type(model).__name__)
     assert isinstance(model, nn.Module)
     must(not settings, "no other settings where loss or optimizer is plain torch", ", ".join(settings), "set them on the optimizer")

@@ -1,18 +1,22 @@
 """From what the user gave as a model to modules that fit the data, each made from the same seed."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from fallline.losses import find
 from fallline.models import check_output
+from fallline.models.initial import seeded
 from fallline.study.models import check_kind, fresh
 from fallline.training import Goal, Settings
 
 if TYPE_CHECKING:
     from fallline.data import Data
+    from fallline.losses import Loss
 
 
 @dataclass
@@ -47,8 +51,24 @@ def model_maker(model: Any, data: "Data | None", goal: Goal, settings: Settings,
         module = model if isinstance(model, nn.Module) else another()
         if data is not None:
             with torch.random.fork_rng(devices=[]):
-                check_output(module, data.train.x[: min(8, len(data.train))], goal.outputs)
+                advice = ", or give its own width as embedding=" if goal.loss.output == "embedding" else ""
+                check_output(module, data.train.x[: min(8, len(data.train))], goal.outputs, advice=advice)
         return module
 
     check_kind(model)
     return Maker(model, model if isinstance(model, str) else None, checked, another)
+
+
+def with_width(settings: Settings, model: Any, data: "Data", loss: "Loss | None") -> Settings:
+    """The settings with the width of a given module as `embedding`, where the loss is one of embeddings and nothing else is said."""
+    kind = loss or (None if settings.loss == "auto" else find(settings.loss.partition(":")[0]))
+    if kind is None or kind.output != "embedding" or settings.embedding is not None or not isinstance(model, nn.Module):
+        return settings
+    module = copy.deepcopy(model).cpu().eval()
+    try:
+        with torch.no_grad(), seeded(0):
+            given = module(data.train.x[:2])
+    except Exception:  # what is wrong is said by the check that runs every model
+        return settings
+    wide = isinstance(given, torch.Tensor) and given.ndim == 2 and given.shape[1] > 1
+    return replace(settings, embedding=int(given.shape[1])) if wide else settings

@@ -25,6 +25,7 @@ def compare(
     scale: o.Scale = "zscore",
     model: o.Model = "mlp:128",
     loss: o.Loss = "auto",
+    embedding: o.Embedding = None,
     class_weight: o.ClassWeight = None,
     signed_labels: o.SignedLabels = False,
     optimizers: Annotated[str, o.text("names with commas between", o.DESCENT)] = _ALL,
@@ -64,6 +65,7 @@ def compare(
         "target": goal if goal == "auto" else _finite("goal", goal),
         "metric": metric,
         "loss": loss,
+        "embedding": embedding,
         "class_weight": class_weight,
         "signed_labels": signed_labels,
         "clip_norm": clip_norm,
@@ -76,11 +78,13 @@ def compare(
         "device": device,
     }
     from fallline.api.compare import compare as compare_settings
+    from fallline.api.names import check_names
     from fallline.data import load
 
     if resume is not None:
         return _finish(compare_settings(resume=resume, data=data, quiet=voice.quiet), voice)
     with claimed(Path(out) if out else default_folder(str(data)), has_record) as folder:
+        check_names(loss, settings["optimizers"])
         loaded = load(data, target, seed=0, task=task, scale=scale)
         voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
         for note in loaded.notes:

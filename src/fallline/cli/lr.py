@@ -18,6 +18,7 @@ def lr(
     scale: o.Scale = "zscore",
     model: o.Model = "mlp:128",
     loss: o.Loss = "auto",
+    embedding: o.Embedding = None,
     class_weight: o.ClassWeight = None,
     signed_labels: o.SignedLabels = False,
     optimizer: o.OptimizerName = "adam",
@@ -32,9 +33,11 @@ def lr(
 ) -> int:
     """Find the range of useful learning rates: the rate grows step by step, and the loss tells where it helps and where it breaks."""
     from fallline.api.lr import find_lr
+    from fallline.api.names import check_names
     from fallline.data import load
 
     voice = Voice(quiet=quiet, as_json=json)
+    check_names(loss, [optimizer])
     loaded = load(data, target, seed=seed, task=task, scale=scale)
     for note in loaded.notes:
         voice.say(f"  {note}")
@@ -44,6 +47,7 @@ def lr(
         loss,
         optimizer,
         batch_size=batch_size,
+        embedding=embedding,
         class_weight=class_weight,
         signed_labels=signed_labels,
         dropout=dropout,

@@ -50,8 +50,23 @@ Task = Annotated[
 Scale = Annotated[Literal["zscore", "minmax", "none"], text("scaling of numeric columns, fitted on the training rows", DATA)]
 
 Model = Annotated[str, text("linear, mlp:256,128, cnn, or file.py:function that returns an nn.Module", MODEL)]
-Loss = Annotated[str, text("auto takes mse, binary_cross_entropy or cross_entropy by task; see `fallline explain losses`", MODEL)]
+Loss = Annotated[
+    str,
+    text(
+        "auto takes mse, binary_cross_entropy or cross_entropy by task; options as triplet:margin=0.3; see `fallline explain losses`", MODEL
+    ),
+]
 ClassWeight = Annotated[str | None, text("balanced, or a weight for each class: no:1,yes:3.5", MODEL)]
+Embedding = Annotated[
+    int | None,
+    ranged(
+        Number(
+            "embedding", 2, usual="64", doc="outputs of the model, for losses of embeddings such as triplet and arc_face; 64 unless given"
+        ),
+        MODEL,
+        whole=True,
+    ),
+]
 Dropout = Annotated[float, ranged(Number("dropout", 0, 1, open_high=True, doc="share of units left out while training"), AGAINST)]
 Augment = Annotated[str | None, text("pictures only: shift:2,flip,rotate:10,crop:2", AGAINST)]
 

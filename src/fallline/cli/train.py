@@ -22,6 +22,7 @@ def train(
     scale: o.Scale = "zscore",
     model: o.Model = "mlp:128",
     loss: o.Loss = "auto",
+    embedding: o.Embedding = None,
     class_weight: o.ClassWeight = None,
     signed_labels: o.SignedLabels = False,
     optimizer: o.OptimizerName = "adam",
@@ -53,6 +54,7 @@ def train(
         raise FalllineError("there is nothing to train on; name a file, a folder or a set, as in `fallline train digits`.")
     settings: dict[str, Any] = {
         "loss": loss,
+        "embedding": embedding,
         "class_weight": class_weight,
         "signed_labels": signed_labels,
         "optimizer": optimizer,
@@ -73,9 +75,11 @@ def train(
     }
     with claimed(Path(out) if out else default_folder(data)) as folder:
         from fallline.api.fit import fit
+        from fallline.api.names import check_names
         from fallline.data import load
         from fallline.optim import split_rate
 
+        check_names(loss, [optimizer])
         loaded = load(data, target, seed=seed, task=task, scale=scale)
         voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
         for note in loaded.notes:

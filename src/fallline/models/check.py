@@ -11,7 +11,7 @@ from fallline.models.initial import refuse_zeros, seeded
 from fallline.models.user_file import told
 
 
-def check_output(model: nn.Module, x_batch: Tensor, outputs: int) -> None:
+def check_output(model: nn.Module, x_batch: Tensor, outputs: int, *, advice: str = "") -> None:
     """Refuse a model that fails on a batch, or gives another shape than (rows, outputs); (rows,) is accepted for one output.
 
     The model is run in evaluation mode without gradients and left as it was, torch's random state too.
@@ -44,7 +44,9 @@ def check_output(model: nn.Module, x_batch: Tensor, outputs: int) -> None:
     shape = tuple(found.shape)
     if shape != (rows, outputs) and not (outputs == 1 and shape == (rows,)):
         wanted = f"({rows}, {outputs})"
-        raise FalllineError(f"the model must give shape {wanted} for {rows} rows, but it gave {shape}; make its last layer {outputs} wide.")
+        raise FalllineError(
+            f"the model must give shape {wanted} for {rows} rows, but it gave {shape}; make its last layer {outputs} wide{advice}."
+        )
     if not found.is_floating_point():
         raise FalllineError(f"the model must give floating numbers, but it gave {found.dtype}; leave argmax and rounding to fallline.")
     if not bool(found.isfinite().all()):

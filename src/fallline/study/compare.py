@@ -18,7 +18,7 @@ from fallline.study.models import ModelLike
 from fallline.study.plan import Plan, label
 from fallline.study.ranking import headline, table
 from fallline.study.tune import Tuned, tune_lr
-from fallline.training.session import batch_rows
+from fallline.training.checks import batch_rows
 
 if TYPE_CHECKING:
     from fallline.data import Data

@@ -5,6 +5,7 @@ Works on copies of the model, on orders of the data of its own, and under random
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import math
 import random
@@ -22,8 +23,9 @@ from fallline.study.models import ModelLike, fresh
 from fallline.study.ramp import LRResult, Walk, range_test
 from fallline.study.threads import fitting_threads, is_small
 from fallline.training import Settings, aim, outputs
+from fallline.training.checks import batch_rows, device_of
 from fallline.training.evaluate import mean_loss
-from fallline.training.session import batch_rows, device_of
+from fallline.training.trained import named_parameters
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -53,7 +55,7 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
         FalllineError: settings that do not fit the data.
     """
     device = device_of(settings.device)
-    goal = aim(data, settings, loss)
+    goal = aim(data, settings, copy.deepcopy(loss))
     goal.loss.to(device)
     preset, _ = optim.parse(settings.optimizer)
     rows, batch = len(data.train), batch_rows(settings, len(data.train))
@@ -68,11 +70,11 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
         model = fresh(make_model, data.input_shape, goal.outputs, seed=settings.seed, dropout=settings.dropout).to(device)
 
         def begin(order: int) -> Walk:
-            walker = copy.deepcopy(model)
+            walker, own = copy.deepcopy(model), copy.deepcopy(goal.loss)
             walker.train()
             optimizer = optim.build(
                 settings.optimizer,
-                list(walker.named_parameters()),
+                named_parameters(walker, own),
                 lr=preset.default_lr,
                 weight_decay=settings.weight_decay,
                 clip_norm=settings.clip_norm,
@@ -87,12 +89,13 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
                     group["lr"] = lr
                 chosen = next(spots)
                 optimizer.zero_grad()
-                value = goal.loss.quick(goal.squeeze(walker(x[chosen].to(device))), target[chosen].to(device))
+                value = own.quick(goal.squeeze(walker(x[chosen].to(device))), target[chosen].to(device))
                 value.backward()
                 optimizer.step()
                 return float(value.detach())
 
-            return Walk(step, lambda: mean_loss(outputs(walker, held_x), held_target, goal))
+            there = dataclasses.replace(goal, loss=own)
+            return Walk(step, lambda: mean_loss(outputs(walker, held_x), held_target, there))
 
         low, high = preset.lr_range
         with fitting_threads(model, batch):
@@ -104,6 +107,14 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
                 steps=min(STEPS, total),
                 **(({} if is_small(model, batch) else THRIFTY) | orders),
             )
+
+
+class _Both(nn.Module):
+    """A model and a loss that has parameters of its own."""
+
+    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
 
 
 def _endless(rows: int, batch: int, seed: int) -> Iterator[Tensor]:
@@ -149,12 +160,14 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
     sampler = getattr(loader, "sampler", None)
     with kept_generators(getattr(loader, "generator", None), getattr(sampler, "generator", None)):
         train, held = read_batches(loader, STEPS, place)
+        learns = isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None
         default = starting_lr(model, optimizer)
 
         def begin(order: int) -> Walk:
             walker = copy.deepcopy(model).to(place)
             walker.train()
-            stepper = copied_optimizer(optimizer, model, walker)
+            own = copy.deepcopy(loss).to(place) if learns else loss
+            stepper = copied_optimizer(optimizer, *((_Both(model, loss), _Both(walker, own)) if learns else (model, walker)))
             shares = [float(group["lr"]) / default for group in stepper.param_groups]
             torch.manual_seed(stream(seed, "walk", order))
             generator = torch.Generator().manual_seed(stream(seed, "order", order))
@@ -165,7 +178,7 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
                     group["lr"] = lr * share
                 x, y = train[next(spots)]
                 stepper.zero_grad()
-                value = loss(walker(x), y)
+                value = own(walker(x), y)
                 value.backward()
                 stepper.step()
                 return float(value.detach())
@@ -173,7 +186,7 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
             def measure() -> float:
                 walker.eval()
                 with torch.no_grad():
-                    ends = [float(loss(walker(x), y)) for x, y in held]
+                    ends = [float(own(walker(x), y)) for x, y in held]
                 walker.train()
                 return sum(ends) / len(ends)
 

@@ -1,5 +1,6 @@
 """One member of a study: trained, recorded whole, and read back when the study is resumed."""
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from fallline.study.models import ModelLike, fresh
 from fallline.study.plan import BatchSize, Plan, label
 from fallline.study.threads import fitting_threads
 from fallline.training import Settings, aim, train
-from fallline.training.session import batch_rows
+from fallline.training.checks import batch_rows
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -117,7 +118,15 @@ class Workshop:
 
         with fitting_threads(model, batch_rows(settings, len(self.data.train))):
             outcome = train(
-                model, self.data, settings, writer=self.writer, progress=False, stop=stop, loss=self.loss, run=name, test=not search
+                model,
+                self.data,
+                settings,
+                writer=self.writer,
+                progress=False,
+                stop=stop,
+                loss=copy.deepcopy(self.loss),  # every member begins with the loss's own parameters as they were given
+                run=name,
+                test=not search,
             )
         if outcome.status == "interrupted":
             self.interrupted = True

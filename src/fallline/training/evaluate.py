@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fallline.training.goal import Goal
 from fallline.training.metrics import compute
+from fallline.training.reading import rows_to_learn
 
 if TYPE_CHECKING:
     from fallline.data import Split
@@ -49,6 +50,27 @@ def evaluate(model: nn.Module, split: "Split", goal: Goal, target: Tensor | None
 
 
 def mean_loss(raw: Tensor, target: Tensor, goal: Goal) -> float:
-    """The mean loss over all rows of `raw` (N, outputs)."""
+    """The mean loss over all rows of `raw` (N, outputs).
+
+    A loss between embeddings is the mean over all terms within groups of `goal.together` rows, drawn by a fixed seed: as in training, its
+    size depends on how many rows are compared with one another.
+    """
+    raw, target = goal.squeeze(raw), target.to(raw.device)
     with torch.inference_mode():
-        return float(goal.loss.quick(goal.squeeze(raw), target.to(raw.device)))
+        if not 0 < goal.together < len(raw):
+            return float(goal.loss.quick(raw, target))
+        order = torch.randperm(len(raw), generator=torch.Generator().manual_seed(0)).to(raw.device)
+        sums = [goal.loss.sum_and_count(raw[rows], target[rows]) for rows in order.split(goal.together)]
+        count = float(sum(float(n) for _, n in sums))
+        return sum(float(total) for total, _ in sums) / count if count else 0.0
+
+
+def learn_reading(model: nn.Module, train: "Split", goal: Goal) -> tuple[Tensor, Tensor] | None:
+    """Have `goal.reading` learn from training rows how the outputs are read; their outputs and classes, or None where nothing is learnt."""
+    if not goal.learns or goal.reading is None:
+        return None
+    chosen = rows_to_learn(train.y)
+    raw, y = outputs(model, train.x[chosen]), train.y[chosen]
+    if bool(torch.isfinite(raw).all()):
+        goal.reading.learn(raw, y)
+    return raw, y

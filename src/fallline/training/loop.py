@@ -14,10 +14,13 @@ from fallline._core.progress import Progress
 from fallline._core.seeds import stream
 from fallline.record import MODEL_FILE, Writer
 from fallline.training.checkpoint import save_tensors
-from fallline.training.evaluate import evaluate
-from fallline.training.goal import aim
-from fallline.training.session import Diverged, Interrupted, Session, device_of, keep_as_used
+from fallline.training.checks import device_of
+from fallline.training.evaluate import evaluate, learn_reading
+from fallline.training.goal import Goal, aim
+from fallline.training.session import Diverged, Interrupted, Session
 from fallline.training.settings import Settings
+from fallline.training.stepping import keep_as_used
+from fallline.training.trained import load_state, state
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -66,6 +69,7 @@ def train(
     progress: bool = True,
     stop: Callable[[], bool] | None = None,
     loss: "Loss | None" = None,
+    goal: Goal | None = None,
     run: str = "",
     test: bool = True,
     each_epoch: Callable[[int, dict[str, float]], None] | None = None,
@@ -84,7 +88,8 @@ def train(
         resume: go on from the checkpoint in `folder`, from the start where none was written yet.
         progress: show a bar on a terminal.
         stop: asked after every step; True saves a checkpoint and ends with status "interrupted".
-        loss: a loss object in place of `settings.loss`.
+        loss: a loss object in place of `settings.loss`; its parameters are trained in place, where it has some.
+        goal: what `aim` gave for these rows, settings and loss, where that is at hand; its loss and reading are trained in place.
         run: the name under which a study records this run.
         test: judge on the test rows at the end.
         each_epoch: called after each epoch with its number (1 is the first) and what it measured, as {"validation/loss": 0.3, ...}.
@@ -104,26 +109,27 @@ def train(
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(stream(settings.seed, "training"))
-        goal = aim(data, settings, loss)
+        goal = goal or aim(data, settings, loss)
         session = Session(model, data, settings, goal, writer=writer, folder=place, run=run, stop=stop)
         session.each_epoch = each_epoch
         status, message = _work(session, resume, progress)
-    state = session.state
-    if state.best and (settings.keep == "best" or status == "diverged"):
-        model.load_state_dict(state.best)
+    left = session.state
+    if left.best and (settings.keep == "best" or status == "diverged"):
+        load_state(model, goal.loss, left.best)
         best_epoch = session.patience.best_epoch
     else:
-        best_epoch = state.epoch
+        best_epoch = left.epoch
         keep_as_used(session.optimizer)
-    if status == "diverged" and not state.best:
+    if status == "diverged" and not left.best:
         message += " No epoch was finished before it, so the model's weights are of no use."
     metrics = _judge(session, test and status == "finished")
     if place is not None:
-        save_tensors(place / MODEL_FILE, model.state_dict(), {"goal": goal.to_json()}, format=MODEL_FORMAT)
+        whole = state(model, goal.loss) | goal.reading_state()
+        save_tensors(place / MODEL_FILE, whole, {"goal": goal.to_json()}, format=MODEL_FORMAT)
     if session.tracker is not None:
         session.tracker.close()
     writer.flush()
-    return Outcome(status, state.epoch, state.step, best_epoch, metrics, session.seconds, message)
+    return Outcome(status, left.epoch, left.step, best_epoch, metrics, session.seconds, message)
 
 
 def _work(session: Session, resume: bool, progress: bool) -> tuple[str, str]:
@@ -152,6 +158,7 @@ def _judge(session: Session, test: bool) -> dict[str, dict[str, float]]:
     """Loss and metrics of the weights that are kept, recorded for the test rows."""
     data, goal, state = session.data, session.goal, session.state
     train = data.train
+    learn_reading(session.model, train, goal)
     if len(train) > _JUDGED_ROWS:
         chosen = torch.linspace(0, len(train) - 1, _JUDGED_ROWS).long()
         train = type(train)(train.x[chosen], train.y[chosen])

@@ -45,7 +45,10 @@ def compute(goal: Goal, raw: Tensor, y: Tensor, *, auc_rows: int | None = None) 
 
 
 def labels(goal: Goal, seen: Tensor) -> Tensor:
-    """Class indices (N,) from what `Goal.predict` gives: the most likely class, or the sign of a score."""
+    """Class indices (N,) from what `Goal.predict` gives: the most likely class, the middle one of ordered ones, or a score's sign."""
+    if goal.loss.output == "ordinal":
+        above = 1 - seen.double().cumsum(1)[:, :-1]  # P(class > k)
+        return (above > 0.5).sum(1)
     if seen.ndim == 2:
         return seen.argmax(dim=1)
     return (seen > (0.0 if goal.loss.output == "score" else 0.5)).long()

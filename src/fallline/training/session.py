@@ -4,36 +4,34 @@ The inner loop does per step what must be done (forward, loss, backward, optimiz
 steps at once, losses and outputs are kept as tensors, and numbers are read once every few dozen steps.
 """
 
-import copy
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fallline import data as data_
-from fallline import optim, penalties
-from fallline._core.errors import FalllineError, must
+from fallline import penalties
+from fallline._core.errors import FalllineError
 from fallline._core.progress import Progress
 from fallline._core.seeds import stream
-from fallline.models.initial import seeded
 from fallline.optim import schedules
 from fallline.record import CHECKPOINT_FILE, Writer
-from fallline.training import checkpoint
+from fallline.training import checkpoint, trained
+from fallline.training.checks import batch_rows, check_patience, device_of
 from fallline.training.dense import dense_stack
-from fallline.training.evaluate import mean_loss, outputs
+from fallline.training.evaluate import learn_reading, mean_loss, outputs
 from fallline.training.goal import Goal
 from fallline.training.metrics import compute
 from fallline.training.settings import Settings
 from fallline.training.state import State, Tally, rng_state, set_rng_state
+from fallline.training.stepping import as_used, bare_step, build_optimizer
 from fallline.training.stopping import Patience
-from fallline.training.track import require, tracker
+from fallline.training.track import tracker
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -95,11 +93,14 @@ class Session:
         check_patience(settings, len(self.held_x))
         assert settings.lr != "auto"
         self.lr = float(settings.lr)
-        self.optimizer = build_optimizer(self.model, settings)
+        self.optimizer = build_optimizer(self.model, goal.loss, settings)
         self.schedule = schedules.build(settings.schedule, total_steps=self.total, steps_per_epoch=self.steps)
         self.steady = settings.schedule == "constant"
         self.augment = data_.Augment.parse(settings.augment) if settings.augment else None
-        self.parameters = list(self.model.parameters())  # frozen ones too: one may hold an old gradient, or be thawed later
+        self.parameters = [
+            *self.model.parameters(),
+            *goal.loss.parameters(),
+        ]  # frozen ones too: one may hold an old gradient, or be thawed later
         self.patience = Patience(settings.patience, settings.min_change)
         self.state = State()
         row_bytes = max(1, self.x[:1].numel() * self.x.element_size())
@@ -108,7 +109,7 @@ class Session:
         room = min(self.block * self.batch, self.rows)
         self._room = self.x.new_empty((room, *self.x.shape[1:])), self.target.new_empty((room, *self.target.shape[1:]))
         width = goal.outputs
-        self.kept = min(self.rows, _KEPT_OUTPUTS // width)
+        self.kept = 0 if goal.learns else min(self.rows, _KEPT_OUTPUTS // width)
         self.tally = Tally.empty(self.steps, self.kept, width, self.device)
         self.tracker = tracker(settings.track, folder)
         self._began = self._saved = time.monotonic()
@@ -151,9 +152,10 @@ class Session:
 
     def _block(self, xs: tuple[Tensor, ...], ts: tuple[Tensor, ...]) -> bool:
         """Steps over gathered batches; whether the user asked to stop."""
-        model, quick, step, parameters = self.model, self.goal.loss.quick, _bare_step(self.optimizer), self.parameters
+        model, quick, step, parameters = self.model, self.goal.loss.quick, bare_step(self.optimizer), self.parameters
         single, penal, stop = self.goal.outputs == 1, self.settings.l1 > 0 or self.settings.l2 > 0, self.stop
-        dense = None if penal else dense_stack(model, xs[0])
+        own = next(self.goal.loss.parameters(), None) is not None  # parameters of the loss: autograd has to reach them
+        dense = None if penal or own else dense_stack(model, xs[0])
         slope = self._slope
         losses: list[Tensor] = []
         seen: list[Tensor] = []
@@ -248,6 +250,7 @@ class Session:
     def begin(self) -> None:
         """Before the first step: how good is the untrained model on the validation rows."""
         if len(self.held_x):
+            self._learn(step=0, epoch=0.0, record=False)
             self.state.start = self._validate(step=0, epoch=0.0)
             if not math.isfinite(self.state.start):
                 raise Diverged(
@@ -265,16 +268,18 @@ class Session:
         short = self.steps * self.batch - self.rows  # rows that the last batch lacks
         loss = float((losses.sum() * self.batch - losses[-1] * short) / self.rows)
         self.note("loss", loss, step=step, epoch=epoch)
-        for key, value in compute(self.goal, tally.outputs, self.y[order[: self.kept]], auc_rows=_AUC_ROWS).items():
-            self.note(key, value, step=step, epoch=epoch)
+        if not self.goal.learns:
+            for key, value in compute(self.goal, tally.outputs, self.y[order[: self.kept]], auc_rows=_AUC_ROWS).items():
+                self.note(key, value, step=step, epoch=epoch)
         self.note("seconds_per_step", spent / self.steps, step=step, epoch=epoch)
         self.note("examples_per_second", self.rows / max(spent, 1e-9), step=step, epoch=epoch)
         with as_used(self.optimizer):
+            self._learn(step=step, epoch=epoch)
             judged = self._validate(step=step, epoch=epoch) if len(self.held_x) else loss
             if not math.isfinite(judged):
                 self._diverged(step, judged)
             if self.patience.better(judged):
-                state.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+                state.best = {name: t.detach().clone() for name, t in trained.state(self.model, self.goal.loss).items()}
         if isinstance(self.schedule, schedules.Plateau):
             self.schedule.update(judged)
         if self.each_epoch is not None:
@@ -288,6 +293,13 @@ class Session:
     def over(self) -> bool:
         """Whether there is no epoch left to do."""
         return self.state.epoch >= self.settings.epochs or self.patience.over
+
+    def _learn(self, *, step: int, epoch: float, record: bool = True) -> None:
+        """Learn how the outputs are to be read, where that is needed; the rows that this looks at give the training metrics."""
+        seen = learn_reading(self.model, self.data.train, self.goal)
+        if seen is not None and record:
+            for key, value in compute(self.goal, *seen, auc_rows=_AUC_ROWS).items():
+                self.note(key, value, step=step, epoch=epoch)
 
     def _validate(self, *, step: int, epoch: float) -> float:
         raw = outputs(self.model, self.held_x)
@@ -343,7 +355,7 @@ class Session:
         state = self.state
         state.seconds = self.seconds
         packed, plain = checkpoint.pack_optimizer(self.optimizer)
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors = {f"model/{name}": tensor for name, tensor in trained.state(self.model, self.goal.loss).items()}
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
         tensors |= packed | rng_state(self.device)
         if state.position:
@@ -383,7 +395,8 @@ class Session:
         tensors, meta = checkpoint.load_tensors(path)
         try:
             self._compare(path, tensors, meta)
-            self.model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
+            held = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
+            trained.load_state(self.model, self.goal.loss, held)
             checkpoint.unpack_optimizer(self.optimizer, tensors, meta["optimizer"])
             self.state = State(**meta["state"])
             self.state.best = {n.removeprefix("best/"): t.to(self.device) for n, t in tensors.items() if n.startswith("best/")}
@@ -405,7 +418,7 @@ class Session:
         """Refuse a checkpoint of other data, another model or other settings, naming what differs."""
         if meta["data"] != self.data.fingerprint:
             raise FalllineError(f"the checkpoint '{path}' belongs to other data; load the same rows with the same seed and options.")
-        here = {f"model/{n}": tuple(t.shape) for n, t in self.model.state_dict().items()}
+        here = {f"model/{n}": tuple(t.shape) for n, t in trained.state(self.model, self.goal.loss).items()}
         there = {n: tuple(t.shape) for n, t in tensors.items() if n.startswith("model/")}
         for name in dict.fromkeys([*here, *there]):
             if here.get(name) != there.get(name):
@@ -421,115 +434,3 @@ class Session:
                 raise FalllineError(
                     f"the checkpoint '{path}' was made with {name}={value!r}, not {now.get(name)!r}; resume it with its own."
                 )
-
-
-@contextmanager
-def as_used(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """With the weights that are meant to be used: averages, or what a Schedule-Free rule has found while it trains at other weights."""
-    with ExitStack() as stack:
-        every = [*optim.wrappers.chain(optimizer)]
-        for each in every:  # first, as the mode is not changed inside `applied()`
-            if hasattr(type(each), "eval"):
-                each.eval()  # pyright: ignore[reportAttributeAccessIssue]
-                stack.callback(each.train)  # pyright: ignore[reportAttributeAccessIssue]
-        for each in every:
-            if isinstance(each, optim.wrappers.Averaging):
-                stack.enter_context(each.applied())
-        yield
-
-
-def keep_as_used(optimizer: torch.optim.Optimizer) -> None:
-    """Leave the weights as they are meant to be used, at the end of training."""
-    with as_used(optimizer):
-        kept = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
-    with torch.no_grad():
-        for p, value in kept:
-            p.copy_(value)
-
-
-def _bare_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    """`optimizer.step` without torch's profiler and hook wrapper, which costs more than a small step; with it where hooks are set."""
-    kind = type(optimizer)
-    hooks = (
-        optimizer._optimizer_step_pre_hooks,
-        optimizer._optimizer_step_post_hooks,
-        _global_optimizer_pre_hooks,
-        _global_optimizer_post_hooks,
-    )
-    bare = getattr(kind.step, "__wrapped__", None)
-    if bare is None or not getattr(kind.step, "hooked", False) or any(hooks) or "step" in vars(optimizer):
-        return optimizer.step
-    return functools.partial(bare, optimizer)
-
-
-def build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """The optimizer that `settings` names, over all parameters of the model; its own learning rate where that is still "auto"."""
-    return optim.build(
-        settings.optimizer,
-        list(model.named_parameters()),
-        lr=None if settings.lr == "auto" else settings.lr,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-        engine=settings.engine,
-        nonfinite="allow",  # the loop judges a run that diverges, and says so in its own words
-    )
-
-
-def check(model: nn.Module, data: "Data", settings: Settings) -> None:
-    """Refuse settings that do not fit, before anything is written: batch size, device, optimizer, schedule, tracker, patience.
-
-    Raises:
-        FalllineError: the first that does not.
-    """
-    rows = len(data.train)
-    batch = batch_rows(settings, rows)
-    steps = math.ceil(rows / batch)
-    device_of(settings.device)
-    check_patience(settings, len(data.validation))
-    if rows - (steps - 1) * batch == 1:
-        _check_one_row(model, data.train.x[:1], batch)
-    build_optimizer(model, settings)
-    schedules.build(settings.schedule, total_steps=steps * settings.epochs, steps_per_epoch=steps)
-    require(settings.track)
-
-
-def check_patience(settings: Settings, held: int) -> None:
-    """Refuse patience without validation rows."""
-    advice = "give the data a validation share, or leave patience out"
-    must(settings.patience is None or held > 0, "patience needs validation rows", "none", advice)
-
-
-def _check_one_row(model: nn.Module, x: Tensor, batch: int) -> None:
-    """Refuse a last batch of one row where a norm over the batch cannot take it; the model is tried as a copy."""
-    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-        return
-    trial = copy.deepcopy(model).train()
-    try:
-        with torch.no_grad(), seeded(0):
-            trial(x.to(next((p.device for p in trial.parameters()), x.device)))
-    except ValueError as error:
-        raise FalllineError(
-            f"the last batch of each epoch has one row, on which this model cannot be trained ({error}); "
-            f"choose another batch size than {batch} with --batch-size."
-        ) from error
-
-
-def batch_rows(settings: Settings, rows: int) -> int:
-    """Rows in a batch; refused above the training rows."""
-    must(rows >= 1, "there are training rows", "none")
-    if settings.batch_size == "full":
-        return rows
-    must(settings.batch_size <= rows, f"batch_size <= {rows} (the training rows)", settings.batch_size, "'full' takes them all")
-    return settings.batch_size
-
-
-def device_of(name: str) -> torch.device:
-    """The device of that name; "auto" is cuda where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise FalllineError(f"there is no device '{name}'; use 'cpu', 'cuda' or 'auto'.") from None
-    must(device.type != "cuda" or torch.cuda.is_available(), "a CUDA device is there", "none", "use --device cpu")
-    return device

@@ -44,6 +44,7 @@ class Settings:
         signed_labels: read a two-class target as -1/+1 for a loss that needs it.
         augment: changes of training pictures ("shift:2,flip").
         dropout: share of units left out, for models that fallline builds.
+        embedding: numbers of an embedding, for losses of embeddings (triplet, arc_face); None is 64, or what a given module has.
         engine: "auto", "torch" or "numba": who computes the optimizer's step.
         track: "tensorboard" mirrors the record there, or None.
         checkpoint_seconds: a long epoch saves a checkpoint about this often, in seconds.
@@ -76,6 +77,7 @@ class Settings:
     signed_labels: bool = False
     augment: str | None = None
     dropout: float = 0.0
+    embedding: int | None = None
     engine: str = "auto"
     track: str | None = None
     checkpoint_seconds: float = 30.0
@@ -85,7 +87,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value != "auto":
                 object.__setattr__(self, name, number.check(value))
-        for name in ("batch_size", "epochs", "patience", "seed"):
+        for name in ("batch_size", "epochs", "patience", "seed", "embedding"):
             value = getattr(self, name)
             if isinstance(value, numbers.Integral) and not isinstance(value, bool):  # NumPy's too
                 object.__setattr__(self, name, int(value))
@@ -93,6 +95,7 @@ class Settings:
         must(full or _whole(self.batch_size, 1), "batch_size is a whole number >= 1, or 'full'", repr(self.batch_size), "32 is usual")
         must(_whole(self.epochs, 1), "epochs >= 1", repr(self.epochs))
         must(self.patience is None or _whole(self.patience, 1), "patience >= 1", repr(self.patience), "leave it out to train all epochs")
+        must(self.embedding is None or _whole(self.embedding, 2), "embedding is a whole number >= 2", repr(self.embedding), "64 is usual")
         must(_whole(self.seed, None), "seed is a whole number", repr(self.seed))
         must(self.keep in ("best", "last"), "keep in ('best', 'last')", repr(self.keep))
         must(self.track is None or self.track in _TRACKERS, f"track in {_TRACKERS}", repr(self.track))

@@ -1,0 +1,22 @@
+"""Names that were mistyped are refused before any row is read."""
+
+from collections.abc import Sequence
+
+
+def check_names(loss: object, optimizers: Sequence[object]) -> None:
+    """Refuse a loss or an optimizer that there is not, or an option that it does not have; the error offers the nearest.
+
+    What is no text (a `Loss`, a torch optimizer) is let through.
+
+    >>> check_names("huber:delta=0", ["adam"])
+    Traceback (most recent call last):
+        ...
+    fallline._core.errors.FalllineError: `delta > 0` must hold for Huber, but got 0; 1 is usual.
+    """
+    from fallline import losses, optim
+
+    if isinstance(loss, str) and loss != "auto":
+        losses.parse(loss)
+    for name in optimizers:
+        if isinstance(name, str):
+            optim.parse(name)
