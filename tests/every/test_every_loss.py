@@ -64,7 +64,7 @@ def test_function_and_module_are_one(name):
     assert torch.equal(function(x, y), build(name)(x, y))
     assert torch.equal(function(x, y, reduction="sum"), build(name, reduction="sum")(x, y))
     keywords = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert set(keywords) == {*LOSSES[name].options, "sample_weight", "mask"}
+    assert set(keywords) == {*LOSSES[name].options, *LOSSES[name].given, "sample_weight", "mask"}
 
 
 @pytest.mark.parametrize("name", SEPARATE)

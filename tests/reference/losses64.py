@@ -98,3 +98,14 @@ def generalized_cross_entropy(x, y, q=0.7):
 
 def kl_divergence(x, y):
     return sum(p * math.log(p / q) for p, q in zip(y, softmax(x), strict=True) if p > 0)
+
+
+def arc_face(cosines, label, margin=0.5, scale=64.0):
+    c = cosines[label]
+    angle = math.acos(c)
+    raised = math.cos(angle + margin) if angle < math.pi - margin else c - margin * math.sin(margin)
+    return cross_entropy([scale * (raised if j == label else other) for j, other in enumerate(cosines)], label)
+
+
+def cos_face(cosines, label, margin=0.35, scale=64.0):
+    return cross_entropy([scale * (c - margin * (j == label)) for j, c in enumerate(cosines)], label)

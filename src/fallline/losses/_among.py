@@ -3,8 +3,8 @@
     mean = Σ_a w_a Σ_t ℓ_at / Σ_a w_a n_a          a an anchor, t its n_a terms (pairs or triplets), w_a its sample weight
 
 An example that is left out (mask, weight 0) is gone altogether: no anchor, no positive, no negative. "sum" adds every term, "none"
-gives the sum of each anchor's terms. `reference` holds further examples (a memory, another rank's batch) that stand against the anchors without being
-anchors themselves: the sum over ranks of a loss with the others' rows as reference is the loss of the whole batch.
+gives the sum of each anchor's terms. `reference` holds further examples (a memory, another rank's batch) that stand against the anchors
+without being anchors themselves: the sum over ranks of a loss with the others' rows as reference is the loss of the whole batch.
 """
 
 from typing import Any, NamedTuple
@@ -45,6 +45,11 @@ class Pairs(NamedTuple):
     def other(self, start: int = 0, stop: int | None = None) -> Tensor:
         """(rows, M): an example of another class, for anchors start to stop."""
         return self._there(self.labels[start:stop, None] != self.columns, start, stop)
+
+    def twice(self) -> "Pairs":
+        """Both views of every example, one after the other, among both views of every column."""
+        two = (None if part is None else torch.cat([part, part]) for part in self)
+        return Pairs(*two)  # pyright: ignore[reportArgumentType]
 
     def _there(self, found: Tensor, start: int, stop: int | None) -> Tensor:
         if self.keep is not None:

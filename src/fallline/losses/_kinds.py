@@ -120,6 +120,10 @@ class Classwise(Loss):
         must(n_classes is not None and n_classes >= 2, "n_classes >= 2", n_classes, where=cls.name)
         return int(n_classes or 0)
 
+    def width(self, input: Tensor) -> int:
+        """How many classes there are."""
+        return input.shape[1 if input.ndim > 1 else 0]
+
     @override
     def prepare(self, labels: Tensor) -> Tensor:
         return labels.to(torch.int64)
@@ -128,7 +132,7 @@ class Classwise(Loss):
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
         must(input.ndim >= 1, "the input is (N, C, ...) or (C,)", tuple(input.shape), where=self.name)
         if self.class_weight is not None:
-            classes = input.shape[1 if input.ndim > 1 else 0]
+            classes = self.width(input)
             given = tuple(self.class_weight.shape)
             must(given == (classes,), f"class_weight has the shape ({classes},)", given, "one weight a class", where=self.name)
         if target.is_floating_point():
@@ -173,7 +177,7 @@ class Classwise(Loss):
 
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
-        in_range(target, input.shape[1 if input.ndim > 1 else 0], self.name)
+        in_range(target, self.width(input), self.name)
 
     @override
     def check_targets(self, target: Tensor, n_classes: int | None) -> None:

@@ -1,0 +1,128 @@
+"""All similarities of a batch by blocks of anchors: what each anchor's amount to, without ever holding the whole matrix.
+
+    s = x yᵀ        out_i = law(s_i1 … s_iM)        W_ij = g_i ∂out_i / ∂s_ij        ∂x = W y        ∂y = Wᵀ x
+
+The forward pass keeps one number or two an anchor; the backward pass makes each block of s again and goes straight to W. Where y is x
+the matrix is symmetric: W + Wᵀ comes from one block, and one product gives the whole gradient. Higher derivatives, `torch.func` and
+`torch.compile` take the plain form, which holds the matrix; values are equal.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fallline.losses._among import Pairs
+from fallline.losses._tracing import readable
+from fallline.losses.embedding._laws import Law, LogSum
+from fallline.losses.embedding._unit import unit
+
+BLOCK = 1 << 19
+"""Similarities held at once, about: 2 MB in float32, so that a block stays in the cache."""
+
+
+def stream(law: Law, who: Pairs, x: Tensor, y: Tensor | None = None) -> Tensor:
+    """`law` of each anchor's similarities: x (N, D) against y (M, D), or against itself.
+
+    `who` says which columns stand against which anchors; it must be symmetric where y is None.
+    """
+    if not x.shape[0]:
+        return x.sum(1)
+    with torch.autocast(x.device.type, enabled=False):
+        if _by_blocks(x, y):
+            return _Streamed.apply(law, who, False, x, y)[0]
+        return _plain(law, who, False, x, x if y is None else y)[0]
+
+
+def stream_among(law: Law, who: Pairs, x: Tensor, others: Tensor, *, scale: Tensor | float, directions: bool) -> Tensor:
+    """`law` of anchors against the columns of a loss by labels: `others` is `x` itself where there is no reference."""
+    alone = others is x
+    if directions:
+        x, others = unit(x), others if alone else unit(others)
+    return stream(law, who, x * scale**0.5) if alone else stream(law, who, x * scale, others)
+
+
+def both_ways(who: Pairs, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp over the negatives of every row of x yᵀ and of every column; `who` as for `stream`, as many columns as rows."""
+    if not x.shape[0]:
+        return x.sum(1), y.sum(1)
+    with torch.autocast(x.device.type, enabled=False):
+        rows, columns = (_Streamed.apply if _by_blocks(x, y) else _plain)(LogSum(), who, True, x, y)
+        return rows, columns
+
+
+def _by_blocks(x: Tensor, y: Tensor | None) -> bool:
+    return readable(x, y) and forward_ad._current_level < 0
+
+
+def _masks(law: Law, who: Pairs, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor | None]:
+    return who.other(start, stop), who.same(start, stop) if law.positives else None
+
+
+def _plain(law: Law, who: Pairs, sides: bool, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    s = x @ y.mT
+    neg, pos = _masks(law, who)
+    rows = law.terms(s, neg, pos)[0]
+    return (rows, law.terms(s.mT, neg.mT, pos)[0]) if sides else (rows,)
+
+
+def _cuts(n: int, m: int) -> list[tuple[int, int]]:
+    rows = max(1, min(n, BLOCK // max(m, 1)))
+    return [(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
+class _Streamed(torch.autograd.Function):
+    """One output an anchor; with `sides` one a column besides."""
+
+    @staticmethod
+    def forward(ctx: Any, law: Law, who: Pairs, sides: bool, x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
+        other = x if y is None else y
+        totals: list[Tensor] = []
+        known: list[tuple[Tensor, ...]] = []
+        columns = x.new_full((other.shape[0],), -float("inf")) if sides else None
+        for start, stop in _cuts(x.shape[0], other.shape[0]):
+            s = x[start:stop] @ other.mT
+            neg, pos = _masks(law, who, start, stop)
+            total, more = law.terms(s, neg, pos)
+            totals.append(total)
+            known.append(more)
+            if columns is not None:
+                columns = torch.logaddexp(columns, law.terms(s.mT, neg.mT, pos)[0])
+        ctx.law, ctx.who, ctx.own, ctx.sides = law, who, y is None, sides
+        ctx.save_for_backward(x, *([] if y is None else [y]), *(torch.cat(part) for part in zip(*known, strict=True)))
+        ctx.columns = columns
+        rows = torch.cat(totals)
+        return (rows,) if columns is None else (rows, columns.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, *saved = ctx.saved_tensors
+        y = x if ctx.own else saved.pop(0)
+        if torch.is_grad_enabled():
+            return (None, None, None, *_differentiably(ctx, x, y, slopes))
+        law: Law = ctx.law
+        of_x = torch.empty_like(x) if ctx.needs_input_grad[3] else None
+        of_y = torch.zeros_like(y) if ctx.needs_input_grad[4] else None
+        far = (slopes[0], *saved) if ctx.own else (slopes[1], ctx.columns) if ctx.sides else None
+        for start, stop in _cuts(x.shape[0], y.shape[0]):
+            s = x[start:stop] @ y.mT
+            neg, pos = _masks(law, ctx.who, start, stop)
+            w = law.slope(s, neg, pos, *(part[start:stop, None] for part in (slopes[0], *saved)))
+            if far is not None:
+                w += law.slope(s, neg, pos, *(part[None] for part in far))
+            if of_x is not None:
+                torch.mm(w, y, out=of_x[start:stop])
+            if of_y is not None:
+                of_y.addmm_(w.mT, x[start:stop])
+        return None, None, None, of_x, of_y
+
+
+def _differentiably(ctx: Any, x: Tensor, y: Tensor, slopes: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
+    """The same gradients with a graph of their own, for derivatives of derivatives."""
+    x = x.view_as(x)
+    y = x if ctx.own else y.view_as(y)
+    wanted = [t for t, needed in zip((x, y), ctx.needs_input_grad[3:], strict=True) if needed]
+    found = iter(torch.autograd.grad(_plain(ctx.law, ctx.who, ctx.sides, x, y), wanted, slopes, create_graph=True, materialize_grads=True))
+    of_x, of_y = (next(found) if needed else None for needed in ctx.needs_input_grad[3:])
+    return of_x, of_y
