@@ -1,5 +1,6 @@
 from fallline.losses import functional as functional
 from fallline.losses._base import Loss as Loss
+from fallline.losses.catalog import FURTHER as FURTHER
 from fallline.losses.catalog import LOSSES as LOSSES
 from fallline.losses.catalog import build as build
 from fallline.losses.catalog import check_task as check_task
@@ -24,6 +25,7 @@ from fallline.losses.embedding.cross_modal_ranking import CrossModalRanking as C
 from fallline.losses.embedding.info_nce import InfoNCE as InfoNCE
 from fallline.losses.embedding.sig_lip import SigLIP as SigLIP
 from fallline.losses.embedding.sup_con import SupCon as SupCon
+from fallline.losses.large.linear_cross_entropy import LinearCrossEntropy as LinearCrossEntropy
 from fallline.losses.predict import predict_from as predict_from
 from fallline.losses.ranking.pairwise_auc import PairwiseAUC as PairwiseAUC
 from fallline.losses.regression.gaussian_nll import GaussianNLL as GaussianNLL

@@ -22,6 +22,7 @@ from fallline.losses.embedding.cross_modal_ranking import CrossModalRanking
 from fallline.losses.embedding.info_nce import InfoNCE
 from fallline.losses.embedding.sig_lip import SigLIP
 from fallline.losses.embedding.sup_con import SupCon
+from fallline.losses.large.linear_cross_entropy import LinearCrossEntropy
 from fallline.losses.ranking.pairwise_auc import PairwiseAUC
 from fallline.losses.regression.gaussian_nll import GaussianNLL
 from fallline.losses.regression.huber import Huber
@@ -64,6 +65,8 @@ LOSSES: dict[str, type[Loss]] = {
         CosFace,
     )
 }
+FURTHER: dict[str, type[Loss]] = {LinearCrossEntropy.name: LinearCrossEntropy}
+"""Losses that hold a layer, so that building one takes its sizes; `find` knows them, `fit` does not train by them."""
 ALIASES: dict[str, str] = {other: cls.name for cls in LOSSES.values() for other in cls.also}
 _DEFAULT = {"regression": "mse", "binary": "binary_cross_entropy", "multiclass": "cross_entropy"}
 
@@ -84,7 +87,7 @@ def find(name: str) -> type[Loss]:
     'Huber'
     """
     name = name.strip()
-    return lookup("loss", ALIASES.get(name, name), LOSSES)
+    return lookup("loss", ALIASES.get(name, name), {**LOSSES, **FURTHER})
 
 
 def build(spec: str, **options: object) -> Loss:

@@ -22,6 +22,7 @@ from fallline.losses.embedding.cross_modal_ranking import CrossModalRanking
 from fallline.losses.embedding.info_nce import InfoNCE
 from fallline.losses.embedding.sig_lip import sig_lip
 from fallline.losses.embedding.sup_con import SupCon
+from fallline.losses.large.linear_cross_entropy import linear_cross_entropy  # noqa: F401
 from fallline.losses.ranking.pairwise_auc import PairwiseAUC
 from fallline.losses.regression.gaussian_nll import GaussianNLL
 from fallline.losses.regression.huber import Huber

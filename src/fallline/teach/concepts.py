@@ -106,7 +106,7 @@ def _argument(doc: str, name: str) -> str:
 def _loss(name: str) -> Concept:
     from fallline import losses
 
-    cls = losses.LOSSES[name]
+    cls = losses.find(name)
     settings = []
     for key, option in cls.options.items():
         law = f" ({option.number.law})" if option.number else f" ({', '.join(option.choices)})" if option.choices else ""
@@ -114,7 +114,8 @@ def _loss(name: str) -> Concept:
     own = [s.name for s in settings if s.name not in {"reduction", "normalize", "validate"} and cls.options[s.name].number]
     spec = f"{name}:{own[0]}={_written(cls.options[own[0]].default)}" if own else name
     command = f"fallline train DATA --loss {spec}" if cls.tasks else ""
-    return Concept(losses.describe(name), tuple(settings), f"fl.losses.{cls.__name__}()(output, target)", command)
+    sizes = "in_features, classes" if name in losses.FURTHER else ""
+    return Concept(losses.describe(name), tuple(settings), f"fl.losses.{cls.__name__}({sizes})(output, target)", command)
 
 
 def _rule(name: str) -> Concept:
@@ -213,7 +214,7 @@ def names() -> dict[str, str]:
     from fallline.record.keys import KEYS
 
     every = {
-        "loss": losses.LOSSES,
+        "loss": {**losses.LOSSES, **losses.FURTHER},
         "optimizer": _of("optimizer"),
         "activation": activations.ACTIVATIONS,
         "schedule": _of("schedule"),
