@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fallline._core.errors import refuse
 from fallline._core.number import Number
+from fallline.losses._tracing import readable
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Option:
         tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32)
         if not tensor.is_floating_point():
             tensor = tensor.float()
-        if tensor.device.type != "meta" and not bool((torch.isfinite(tensor) & (tensor >= 0)).all()):
+        if readable(tensor) and not bool((torch.isfinite(tensor) & (tensor >= 0)).all()):
             refuse(f"every {self.name} is finite and >= 0", tensor.tolist(), where=where)
         return tensor
 
