@@ -47,7 +47,7 @@ class MultiTask(nn.Module):
             `loss.backward(parts, shared=...)` in place of `parts.total.backward()`.
         weights: task to weight > 0, or numbers in the order of the tasks; 1 where none is given. They stay ("fixed"), or are begun with.
         forms: for "uncertainty", task to "regression", "absolute" or "classification", where its loss does not tell.
-        bounds: for "uncertainty", the least and the largest noise (s², or b).
+        bounds: for "uncertainty", the least and the largest noise (s², or b); 1e-6 and 1e12 unless given.
         alpha: for "gradnorm", how much harder tasks that lag pull, >= 0; 1.5 unless given.
         weight_lr: for "gradnorm", the step of the weights; 0.025 unless given.
         initial: for "gradnorm", task to its loss before training; that of the first batch where none is given.
@@ -81,8 +81,9 @@ class MultiTask(nn.Module):
         super().__init__()
         given = {"forms": forms, "bounds": bounds, "alpha": alpha, "weight_lr": weight_lr, "initial": initial}
         self.kind, self.validate = weighting, validate
-        for key in lookup("weighting", weighting, _WEIGHTINGS) and given:
-            if given[key] is not None and key not in _WEIGHTINGS[weighting]:
+        takes = lookup("weighting", weighting, _WEIGHTINGS)
+        for key, value in given.items():
+            if value is not None and key not in takes:
                 owner = next(k for k, keys in _WEIGHTINGS.items() if key in keys)
                 refuse(f"{key} is given for weighting {owner!r} alone", f"weighting {weighting!r}", where="MultiTask")
         self.tasks = _tasks(losses)

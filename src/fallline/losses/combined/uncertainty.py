@@ -40,7 +40,7 @@ class Form(NamedTuple):
 
 
 FORMS = {"regression": Form(0.5, 0.5), "absolute": Form(1.0, 1.0), "classification": Form(1.0, 0.5)}
-BOUNDS = (1e-6, 1e6)
+BOUNDS = (1e-6, 1e12)
 _ABSOLUTE = frozenset({"mae", "quantile"})
 _OWN_NOISE = frozenset({"gaussian_nll", "poisson_nll"})
 
