@@ -66,6 +66,7 @@ def _twos(n, g):
 
 own("info_nce")(_twos)
 own("sup_con")(_twos)
+own("triplet")(_twos)
 
 
 def _cosines(n, g):
@@ -74,3 +75,13 @@ def _cosines(n, g):
 
 own("arc_face")(_cosines)
 own("cos_face")(_cosines)
+
+
+@own("coral")
+def _coral(n, g):
+    return torch.randn(n, C - 1, generator=g, dtype=D) * 2, torch.randint(0, C, (n,), generator=g)
+
+
+@own("tversky")
+def _tversky(n, g):
+    return torch.randn(n, generator=g, dtype=D) * 1.5, torch.randint(0, 2, (n,), generator=g)

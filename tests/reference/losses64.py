@@ -87,6 +87,10 @@ def focal(x, y, gamma=2.0):
     return -((1 - p) ** gamma) * math.log(p)
 
 
+def coral(x, y):
+    return -sum(math.log(sigmoid(f)) if y > k else math.log(1 - sigmoid(f)) for k, f in enumerate(x))
+
+
 def poly1(x, y, epsilon=1.0):
     p = softmax(x)[y]
     return -math.log(p) + epsilon * (1 - p)
@@ -109,3 +113,8 @@ def arc_face(cosines, label, margin=0.5, scale=64.0):
 
 def cos_face(cosines, label, margin=0.35, scale=64.0):
     return cross_entropy([scale * (c - margin * (j == label)) for j, c in enumerate(cosines)], label)
+
+
+def cosine_similarity(x, y):
+    length = math.sqrt(sum(a * a for a in x)) * math.sqrt(sum(b * b for b in y))
+    return 1 - sum(a * b for a, b in zip(x, y, strict=True)) / length

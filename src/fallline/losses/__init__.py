@@ -10,6 +10,7 @@ from fallline.losses.catalog import find as find
 from fallline.losses.catalog import parse as parse
 from fallline.losses.classification.asymmetric import Asymmetric as Asymmetric
 from fallline.losses.classification.binary_cross_entropy import BinaryCrossEntropy as BinaryCrossEntropy
+from fallline.losses.classification.coral import Coral as Coral
 from fallline.losses.classification.cross_entropy import CrossEntropy as CrossEntropy
 from fallline.losses.classification.focal import Focal as Focal
 from fallline.losses.classification.generalized_cross_entropy import GeneralizedCrossEntropy as GeneralizedCrossEntropy
@@ -20,13 +21,19 @@ from fallline.losses.classification.poly1 import Poly1 as Poly1
 from fallline.losses.classification.squared_hinge import SquaredHinge as SquaredHinge
 from fallline.losses.combined.multi_task import MultiTask as MultiTask
 from fallline.losses.embedding.arc_face import ArcFace as ArcFace
+from fallline.losses.embedding.contrastive import Contrastive as Contrastive
 from fallline.losses.embedding.cos_face import CosFace as CosFace
+from fallline.losses.embedding.cosine_embedding import CosineEmbedding as CosineEmbedding
+from fallline.losses.embedding.cosine_similarity import CosineSimilarity as CosineSimilarity
 from fallline.losses.embedding.cross_modal_ranking import CrossModalRanking as CrossModalRanking
 from fallline.losses.embedding.info_nce import InfoNCE as InfoNCE
 from fallline.losses.embedding.sig_lip import SigLIP as SigLIP
 from fallline.losses.embedding.sup_con import SupCon as SupCon
+from fallline.losses.embedding.triplet import Triplet as Triplet
 from fallline.losses.large.linear_cross_entropy import LinearCrossEntropy as LinearCrossEntropy
 from fallline.losses.predict import predict_from as predict_from
+from fallline.losses.overlap.dice import Dice as Dice
+from fallline.losses.overlap.tversky import Tversky as Tversky
 from fallline.losses.ranking.pairwise_auc import PairwiseAUC as PairwiseAUC
 from fallline.losses.regression.gaussian_nll import GaussianNLL as GaussianNLL
 from fallline.losses.regression.huber import Huber as Huber

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fallline._core.errors import must, refuse
-from fallline.losses._checks import at
+from fallline.losses import _checks as checks
 from fallline.losses._fields import Option, choice, flag, number, pair, vector, whole
 from fallline.losses._tracing import readable
 
@@ -71,6 +71,8 @@ class Loss(nn.Module):
     """What the loss needs where no task of `fit` gives it."""
     given: ClassVar[tuple[str, ...]] = ()
     """Further keyword arguments of `forward`, beside `sample_weight` and `mask`."""
+    third: ClassVar[str] = ""
+    """The name of a third argument of `forward` by place, where the loss takes one."""
     _looks: int = 8
 
     reduction: Reduction = choice("mean", "sum", "none", doc="mean, sum, or none: one value an example")
@@ -242,7 +244,7 @@ class Loss(nn.Module):
         if target.is_floating_point() and target.numel():
             bad = torch.nonzero(~torch.isfinite(target.flatten()))
             if len(bad):
-                refuse("every target is a finite number", at(target, bad), "remove or repair those rows", where=self.name)
+                refuse("every target is a finite number", checks.at(target, bad), "remove or repair those rows", where=self.name)
         self.check_targets(target, n_classes)
 
     @override
@@ -265,7 +267,9 @@ class Loss(nn.Module):
                 refuse(f"{what} is a tensor", type(came).__name__, f"write torch.as_tensor({what})", where=self.name)
             if came is not None and came.device != input.device:
                 refuse(f"{what} is on the input's device, {input.device}", came.device, f"write {what}.to(input.device)", where=self.name)
-        must(input.is_floating_point(), "the input is floating point", input.dtype, "give the model's raw output", where=self.name)
+        if not input.is_floating_point():
+            advice = "write input.real or input.abs()" if input.is_complex() else "write input.float(), or give the model's raw output"
+            refuse("the input is floating point", input.dtype, advice, where=self.name)
         must(not target.is_complex(), "the target is real", target.dtype, "write target.real", where=self.name)
         input = wide(input)
         if target.is_floating_point() or self.target_kind in _QUANTITIES:
@@ -283,8 +287,8 @@ class Loss(nn.Module):
             input, target = self.blank(input, target, keep)
         if self.validate and readable(input, target, sample_weight):
             self.check_values(input.detach(), target.detach())
-            if sample_weight is not None and sample_weight.numel():
-                must(bool((sample_weight >= 0).all()), "every sample_weight >= 0", f"{float(sample_weight.detach().min()):g}", where=self.name)
+            if sample_weight is not None:
+                checks.weighable(sample_weight.detach(), self.name)
         values, weights = self.terms(input, target, keep, own, **given)
         return values, weights, keep
 
@@ -332,15 +336,20 @@ def functional_of(cls: type[Loss]) -> Callable[..., Tensor]:
     """The function `name(input, target, *, <options>, sample_weight, mask, reduction)` of a loss class."""
     import inspect
 
-    def call(input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None, **options: Any) -> Tensor:
-        given = {key: options.pop(key) for key in cls.given if key in options}
-        return cls(**options).forward(input, target, sample_weight=sample_weight, mask=mask, **given)
+    def call(
+        input: Tensor, target: Any = None, *third: Tensor, sample_weight: Tensor | None = None, mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        given = {key: options.pop(key) for key in (*cls.given, cls.third) if key in options}
+        return cls(**options).forward(input, target, *third, sample_weight=sample_weight, mask=mask, **given)
 
     kinds = inspect.Parameter
     keys = [key for key in cls.options if key not in {"reduction", "normalize", "validate"}] + ["reduction", "normalize", "validate"]
-    own = [p for p in inspect.signature(call).parameters.values() if p.kind is not kinds.VAR_KEYWORD]
+    own = [p for p in inspect.signature(call).parameters.values() if p.kind not in {kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL}]
+    own[1] = own[1].replace(annotation=Tensor, default=None if cls.third else kinds.empty)
     own[2:2] = [kinds(key, kinds.KEYWORD_ONLY, default=cls.options[key].default) for key in keys]
     own[-2:-2] = [kinds(key, kinds.KEYWORD_ONLY, default=None) for key in cls.given]
+    if cls.third:
+        own.insert(2, kinds(cls.third, kinds.POSITIONAL_OR_KEYWORD, default=None))
     call.__signature__ = inspect.Signature(own, return_annotation=Tensor)  # pyright: ignore[reportFunctionMemberAccess]
     call.__name__ = call.__qualname__ = cls.name
     call.__doc__ = f"{cls.__doc__}\n\n    The function form of `{cls.__name__}`, with the same options."

@@ -8,6 +8,7 @@ from fallline._core.errors import FalllineError, lookup, refuse
 from fallline.losses._base import Loss
 from fallline.losses.classification.asymmetric import Asymmetric
 from fallline.losses.classification.binary_cross_entropy import BinaryCrossEntropy
+from fallline.losses.classification.coral import Coral
 from fallline.losses.classification.cross_entropy import CrossEntropy
 from fallline.losses.classification.focal import Focal
 from fallline.losses.classification.generalized_cross_entropy import GeneralizedCrossEntropy
@@ -17,12 +18,18 @@ from fallline.losses.classification.multiclass_hinge import MulticlassHinge
 from fallline.losses.classification.poly1 import Poly1
 from fallline.losses.classification.squared_hinge import SquaredHinge
 from fallline.losses.embedding.arc_face import ArcFace
+from fallline.losses.embedding.contrastive import Contrastive
 from fallline.losses.embedding.cos_face import CosFace
+from fallline.losses.embedding.cosine_embedding import CosineEmbedding
+from fallline.losses.embedding.cosine_similarity import CosineSimilarity
 from fallline.losses.embedding.cross_modal_ranking import CrossModalRanking
 from fallline.losses.embedding.info_nce import InfoNCE
 from fallline.losses.embedding.sig_lip import SigLIP
 from fallline.losses.embedding.sup_con import SupCon
+from fallline.losses.embedding.triplet import Triplet
 from fallline.losses.large.linear_cross_entropy import LinearCrossEntropy
+from fallline.losses.overlap.dice import Dice
+from fallline.losses.overlap.tversky import Tversky
 from fallline.losses.ranking.pairwise_auc import PairwiseAUC
 from fallline.losses.regression.gaussian_nll import GaussianNLL
 from fallline.losses.regression.huber import Huber
@@ -54,9 +61,16 @@ LOSSES: dict[str, type[Loss]] = {
         CrossEntropy,
         MulticlassHinge,
         Focal,
+        Dice,
+        Tversky,
         Poly1,
         GeneralizedCrossEntropy,
+        Coral,
         KLDivergence,
+        CosineSimilarity,
+        CosineEmbedding,
+        Contrastive,
+        Triplet,
         InfoNCE,
         SupCon,
         SigLIP,

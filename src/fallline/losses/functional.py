@@ -6,6 +6,7 @@ Each is made from its class, so its options, checks and values are the class's o
 from fallline.losses._base import functional_of
 from fallline.losses.classification.asymmetric import Asymmetric
 from fallline.losses.classification.binary_cross_entropy import BinaryCrossEntropy
+from fallline.losses.classification.coral import Coral
 from fallline.losses.classification.cross_entropy import CrossEntropy
 from fallline.losses.classification.focal import Focal
 from fallline.losses.classification.generalized_cross_entropy import GeneralizedCrossEntropy
@@ -17,12 +18,18 @@ from fallline.losses.classification.squared_hinge import SquaredHinge
 from fallline.losses.combined.gradnorm import gradnorm  # noqa: F401
 from fallline.losses.combined.multi_task import multi_task  # noqa: F401
 from fallline.losses.embedding.arc_face import ArcFace
+from fallline.losses.embedding.contrastive import Contrastive
 from fallline.losses.embedding.cos_face import CosFace
+from fallline.losses.embedding.cosine_embedding import CosineEmbedding
+from fallline.losses.embedding.cosine_similarity import CosineSimilarity
 from fallline.losses.embedding.cross_modal_ranking import CrossModalRanking
 from fallline.losses.embedding.info_nce import InfoNCE
 from fallline.losses.embedding.sig_lip import sig_lip
 from fallline.losses.embedding.sup_con import SupCon
+from fallline.losses.embedding.triplet import Triplet
 from fallline.losses.large.linear_cross_entropy import linear_cross_entropy  # noqa: F401
+from fallline.losses.overlap.dice import Dice
+from fallline.losses.overlap.tversky import Tversky
 from fallline.losses.ranking.pairwise_auc import PairwiseAUC
 from fallline.losses.regression.gaussian_nll import GaussianNLL
 from fallline.losses.regression.huber import Huber
@@ -51,9 +58,16 @@ pairwise_auc = functional_of(PairwiseAUC)
 cross_entropy = functional_of(CrossEntropy)
 multiclass_hinge = functional_of(MulticlassHinge)
 focal = functional_of(Focal)
+dice = functional_of(Dice)
+tversky = functional_of(Tversky)
 poly1 = functional_of(Poly1)
 generalized_cross_entropy = functional_of(GeneralizedCrossEntropy)
+coral = functional_of(Coral)
 kl_divergence = functional_of(KLDivergence)
+cosine_similarity = functional_of(CosineSimilarity)
+cosine_embedding = functional_of(CosineEmbedding)
+contrastive = siamese = functional_of(Contrastive)
+triplet = triplet_margin = functional_of(Triplet)
 info_nce = infonce = nt_xent = functional_of(InfoNCE)
 sup_con = supcon = functional_of(SupCon)
 siglip = sig_lip

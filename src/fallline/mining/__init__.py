@@ -1,0 +1,10 @@
+from fallline.mining.batch_hard import batch_hard as batch_hard
+from fallline.mining.count_triplets import count_triplets as count_triplets
+from fallline.mining.distance_weighted import distance_weighted as distance_weighted
+from fallline.mining.distances import cosine_distance as cosine_distance
+from fallline.mining.distances import euclidean as euclidean
+from fallline.mining.distances import squared_euclidean as squared_euclidean
+from fallline.mining.distances import unit as unit
+from fallline.mining.memory import CrossBatchMemory as CrossBatchMemory
+from fallline.mining.semi_hard import semi_hard as semi_hard
+from fallline.mining.triplets import Triplets as Triplets
