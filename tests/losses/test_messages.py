@@ -74,7 +74,7 @@ def test_wrong_use(number):
     text = str(error.value)
     assert all(word.lower() in text.lower() for word in words), text
     assert "\n" not in text
-    assert len(text) < 400
+    assert len(text.partition(" Known: ")[0]) < 400  # the list of all losses may be long
 
 
 def test_shapes_are_checked_even_when_values_are_not():
@@ -112,6 +112,7 @@ VALID = {
     "signed": torch.tensor([-1, 1]),
     "index": torch.tensor([0, 2]),
     "distribution": torch.tensor([[0.5, 0.5]]),
+    "pair": torch.tensor([[0.5, 0.5], [1.0, -1.0]]),
 }
 
 
@@ -123,7 +124,7 @@ def test_a_column_of_good_targets_passes_and_nan_does_not(name):
     if good.is_floating_point():
         bad = good.clone()
         bad.view(-1)[1] = torch.nan
-        with pytest.raises(FalllineError, match="nan in row 1"):
+        with pytest.raises(FalllineError, match="nan in row [01]"):
             loss.validate_targets(bad)
 
 

@@ -221,4 +221,6 @@ def test_predictions_from_raw_outputs():
     assert losses.predict_from("identity", torch.ones(4, 1)).shape == (4,)
     assert losses.predict_from("mean_and_variance", torch.tensor([[2.0, 9.0]])).tolist() == [2]
     for cls in losses.LOSSES.values():
+        if cls.output == "embedding":  # not a prediction
+            continue
         assert torch.isfinite(losses.predict_from(cls.output, torch.zeros(3, cls.outputs(3)))).all()

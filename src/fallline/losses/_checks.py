@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fallline._core.errors import FalllineWarning, refuse
 
+_ROUNDED = 1e-2
+"""How far from 1 probabilities may sum: a bfloat16 is off by up to 0.004 of itself."""
 _warned: set[str] = set()
 
 
@@ -18,9 +20,20 @@ def warn_once(key: str, text: str) -> None:
 
 
 def at(target: Tensor, bad: Tensor) -> str:
-    """The first bad value, its row, and how many there are."""
-    row = int(bad[0])
-    return f"{target.flatten()[row].item():g} in row {row} ({len(bad)} such)"
+    """The first bad value, its row (and its place within it, where rows are longer), and how many there are."""
+    place = int(bad[0])
+    value, where = f"{target.flatten()[place].item():g}", str(place)
+    if target.ndim > 1:
+        indices = [int(i) for i in torch.unravel_index(torch.tensor(place), target.shape)]
+        where = f"{indices[0]}, at {indices}"
+    return f"{value} in row {where} ({len(bad)} such)"
+
+
+def weighable(weight: Tensor, where: str) -> None:
+    """Refuse weights that are negative, infinite or NaN."""
+    bad = torch.nonzero(~((weight >= 0) & (weight < torch.inf)).flatten())
+    if len(bad):
+        refuse("every sample_weight >= 0 and finite", at(weight, bad), where=where)
 
 
 def within(x: Tensor, low: float, high: float) -> bool:
@@ -31,8 +44,10 @@ def within(x: Tensor, low: float, high: float) -> bool:
     return least.item() >= low and most.item() <= high
 
 
-def in_range(target: Tensor, n_classes: int | None, where: str) -> None:
-    """Refuse class indices outside 0..n_classes-1."""
+def in_range(
+    target: Tensor, n_classes: int | None, where: str, *, otherwise: str = "give the model one output a class, or correct the labels"
+) -> None:
+    """Refuse class indices outside 0..n_classes-1; `otherwise` is the advice where no usual mistake is seen."""
     if not target.numel():
         return
     low, high = (int(v) for v in torch.aminmax(target))
@@ -46,7 +61,7 @@ def in_range(target: Tensor, n_classes: int | None, where: str) -> None:
         elif low == -1 and high <= 1:
             advice = "-1/+1 labels suit hinge; for this loss write (target + 1) // 2"
         else:
-            advice = "give the model one output a class, or correct the labels"
+            advice = otherwise
         refuse(f"every label is one of 0..{top}", span, advice, where=where)
 
 
@@ -113,11 +128,11 @@ def distribution(rows: Tensor, what: str, where: str) -> None:
     if not rows.numel():
         return
     sums = rows.sum(-1)
-    if rows.min().item() >= 0 and within(sums, 1 - 1e-3, 1 + 1e-3):
+    if rows.min().item() >= 0 and within(sums, 1 - _ROUNDED, 1 + _ROUNDED):
         return
     bad = torch.nonzero((~(rows >= 0)).flatten())
     if len(bad):
         refuse(f"every probability of the {what} is >= 0", at(rows, bad), where=where)
-    bad = torch.nonzero(((sums - 1).abs() > 1e-3).flatten())
+    bad = torch.nonzero(((sums - 1).abs() > _ROUNDED).flatten())
     if len(bad):
         refuse(f"every row of the {what} sums to 1", at(sums, bad), "divide each row by its sum", where=where)

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from fallline._core.errors import must, refuse
 from fallline.losses._base import Loss, wide
-from fallline.losses._checks import in_range, signed, warn_once, zero_or_one
+from fallline.losses._checks import in_range, looks_like_probabilities, signed, warn_once, zero_or_one
 from fallline.losses._fields import vector, whole
 
 _INDEX = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -135,11 +135,13 @@ class Classwise(Loss):
             classes = self.width(input)
             given = tuple(self.class_weight.shape)
             must(given == (classes,), f"class_weight has the shape ({classes},)", given, "one weight a class", where=self.name)
+        if target.shape == input.shape and input.ndim > 1:
+            refuse("the target is class indices", f"one value a class, {tuple(target.shape)}", self._soft_advice, where=self.name)
         if target.is_floating_point():
             refuse(
                 "a sparse target is whole numbers (class indices)",
                 target.dtype,
-                f"write target.long(){self._soft_advice()}",
+                f"write target.long(); {self._soft_advice}",
                 where=self.name,
             )
         must(target.dtype in _INDEX, "the target is class indices", target.dtype, "write target.long()", where=self.name)
@@ -155,11 +157,13 @@ class Classwise(Loss):
 
     @override
     def kept(self, input: Tensor, target: Tensor) -> Tensor | None:
+        if target.dtype == torch.uint8 and not 0 <= self.ignore_index <= 255:
+            return None  # torch says that the label 156 of 8 bits equals -100
         return target != self.ignore_index
 
     @override
     def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
-        return None if self.class_weight is None else self.class_weight.to(input.dtype)[target.long()]
+        return None if self.class_weight is None else self.class_weight.to(input)[target.long()]
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
@@ -167,8 +171,7 @@ class Classwise(Loss):
             return self.values(wide(input), target).mean()
         return self._mean(*self._terms(input, target, None, None))
 
-    def _soft_advice(self) -> str:
-        return ""
+    _soft_advice: ClassVar[str] = "for one-hot targets write target.argmax(1); cross_entropy takes distributions"
 
     @override
     def blank(self, input: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,12 +181,25 @@ class Classwise(Loss):
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
         in_range(target, self.width(input), self.name)
+        self.glance(input)
+
+    def glance(self, input: Tensor) -> None:
+        """Tell of a softmax before a loss that takes logits."""
+        if self.output != "logits" or input.ndim < 2 or not self.curious():
+            return
+        scores = class_last(input)
+        if scores.shape[:-1].numel() >= 2 and looks_like_probabilities(scores):
+            warn_once(
+                f"{self.name} probabilities",
+                f"{self.name} takes logits, but every row of the input sums to 1, as probabilities do: drop the softmax before it.",
+            )
 
     @override
     def check_targets(self, target: Tensor, n_classes: int | None) -> None:
         if target.is_floating_point():
             refuse("a target of classes is whole numbers", target.dtype, "for numbers use mse, mae or huber", where=self.name)
-        in_range(torch.where(target == self.ignore_index, 0, target), n_classes, self.name)
+        keep = self.kept(target, target)
+        in_range(target if keep is None else torch.where(keep, target, 0), n_classes, self.name)
 
 
 def class_last(input: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fallline.losses._base import REDUCE, WIDE, alike, wide
-from fallline.losses._checks import distribution, looks_like_probabilities, warn_once
+from fallline.losses._checks import distribution
 from fallline.losses._fields import number
 from fallline.losses._kinds import Classwise, class_last
 from fallline.losses._tracing import finite, readable
@@ -46,8 +46,7 @@ class CrossEntropy(Classwise):
             return input.shape[:1] + input.shape[2:] if input.ndim > 1 else input.shape[1:]
         return super().shape(input, target)
 
-    def _soft_advice(self) -> str:
-        return ", or give a distribution of the input's shape"
+    _soft_advice = "for one-hot targets write target.argmax(1), or target.float() for a distribution of the input's shape"
 
     @override
     def kept(self, input: Tensor, target: Tensor) -> Tensor | None:
@@ -81,7 +80,7 @@ class CrossEntropy(Classwise):
     def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
         if self.class_weight is None or not target.is_floating_point():
             return super().weights(input, target)
-        return class_last(target) @ self.class_weight.to(input.dtype)
+        return class_last(target) @ self.class_weight.to(input)
 
     @override
     def short(self, input: Tensor, target: Tensor) -> Tensor | None:
@@ -100,7 +99,7 @@ class CrossEntropy(Classwise):
             distribution(class_last(target.detach()), "target", self.name)
         else:
             return None
-        self._glance(input.detach())
+        self.glance(input.detach())
         value = torch.ops.aten.cross_entropy_loss(input, target, weight, reduction, self.ignore_index, self.label_smoothing)
         return value if finite(value) else None
 
@@ -136,25 +135,12 @@ class CrossEntropy(Classwise):
         soft = target.is_floating_point()
         if soft:
             distribution(class_last(target), "target", self.name)
+            self.glance(input)
         else:
             super().check_values(input, target)
-        self._glance(input)
-
-    def _glance(self, input: Tensor) -> None:
-        """Tell of a softmax before the loss."""
-        if not self.curious():
-            return
-        scores = class_last(input)
-        if scores.shape[:-1].numel() >= 2 and looks_like_probabilities(scores):
-            warn_once(
-                f"{self.name} probabilities",
-                f"{self.name} takes logits, but every row of the input sums to 1, as probabilities do: drop the softmax before it.",
-            )
 
     @override
     def check_targets(self, target: Tensor, n_classes: int | None) -> None:
         if target.is_floating_point() and target.ndim > 1 and target.shape[-1] == n_classes:
             return distribution(target, "target", self.name)
-        return super().check_targets(
-            target if target.is_floating_point() else torch.where(target == self.ignore_index, 0, target), n_classes
-        )
+        return super().check_targets(target, n_classes)

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from fallline._core.errors import must, refuse
 from fallline.losses._base import Loss, alike
-from fallline.losses._checks import distribution
+from fallline.losses._checks import distribution, looks_like_probabilities, warn_once
 from fallline.losses._fields import choice, whole
 from fallline.losses._tracing import finite, readable
 
@@ -101,6 +101,12 @@ class KLDivergence(Loss):
     def check_values(self, input: Tensor, target: Tensor) -> None:
         for what, x, form in (("input", input, self.input_from), ("target", target, self.target_from)):
             if form == "logits":
+                if self.curious() and x.numel() > x.shape[self.axis] and looks_like_probabilities(x.movedim(self.axis, -1)):
+                    warn_once(
+                        f"{self.name} {what} probabilities",
+                        f"{self.name} takes logits as its {what}, but every row sums to 1, as probabilities do: say "
+                        f"{what}_from='probabilities'.",
+                    )
                 continue
             if form == "log_probabilities" and bool((x > 1e-6).any()):
                 advice = f"say {what}_from='probabilities' or 'logits'"

@@ -56,16 +56,19 @@ class GaussianNLL(Loss):
     def blank(self, input: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         return torch.where(keep.unsqueeze(-1), input, 1.0), torch.where(keep, target, 1.0)
 
-    def variance(self, raw: Tensor) -> Tensor:
-        """The variance that a second output stands for."""
-        if self.variance_from == "softplus":
-            return F.softplus(raw) + self.eps
-        return raw.exp() + self.eps if self.variance_from == "log_variance" else raw.clamp(min=self.eps)
+    def log_and_precision(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """The logarithm and the inverse of the variance that a second output stands for."""
+        if self.variance_from == "log_variance":
+            floor = math.log(self.eps)
+            log_v = floor - F.logsigmoid(floor - raw)
+            return log_v, torch.exp(-log_v)
+        v = F.softplus(raw) + self.eps if self.variance_from == "softplus" else raw.clamp(min=self.eps)
+        return torch.log(v), 1 / v
 
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
-        m, v = input[..., 0], self.variance(input[..., 1])
-        loss = 0.5 * (torch.log(v) + (target - m).square() / v)
+        log_v, precision = self.log_and_precision(input[..., 1])
+        loss = 0.5 * (log_v + (target - input[..., 0]).square() * precision)
         return loss + 0.5 * math.log(2 * math.pi) if self.full else loss
 
     @override
