@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from fallline.api.lr import find_lr as find_lr
     from fallline.estimator import Classifier as Classifier
     from fallline.estimator import Regressor as Regressor
+    from fallline.prove.check_loss import check_loss as check_loss
+    from fallline.prove.report import LossReport as LossReport
     from fallline.teach.backprop import trace_backprop as trace_backprop
 
 
@@ -42,6 +44,8 @@ _HOME = {
     "find_lr": "fallline.api.lr",
     "Classifier": "fallline.estimator",
     "Regressor": "fallline.estimator",
+    "check_loss": "fallline.prove.check_loss",
+    "LossReport": "fallline.prove.report",
     "trace_backprop": "fallline.teach.backprop",
 }
 _PACKAGES = ("activations", "data", "losses", "mining", "models", "optim", "penalties", "record", "report", "study", "training")
