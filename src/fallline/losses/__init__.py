@@ -31,9 +31,9 @@ from fallline.losses.embedding.sig_lip import SigLIP as SigLIP
 from fallline.losses.embedding.sup_con import SupCon as SupCon
 from fallline.losses.embedding.triplet import Triplet as Triplet
 from fallline.losses.large.linear_cross_entropy import LinearCrossEntropy as LinearCrossEntropy
-from fallline.losses.predict import predict_from as predict_from
 from fallline.losses.overlap.dice import Dice as Dice
 from fallline.losses.overlap.tversky import Tversky as Tversky
+from fallline.losses.predict import predict_from as predict_from
 from fallline.losses.ranking.pairwise_auc import PairwiseAUC as PairwiseAUC
 from fallline.losses.regression.gaussian_nll import GaussianNLL as GaussianNLL
 from fallline.losses.regression.huber import Huber as Huber

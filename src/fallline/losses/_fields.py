@@ -33,6 +33,9 @@ class Option:
             if value not in self.choices:
                 refuse(f"{self.name} is one of {', '.join(self.choices)}", repr(value), where=where)
             return value
+        absent = value is None and self.default is None
+        if absent:
+            return None
         if self.number is not None:
             return self.number.check(value, where=where)
         if self.kind is bool and not isinstance(value, bool):
@@ -77,7 +80,7 @@ class Option:
 
 
 def number(
-    default: float,
+    default: float | None,
     *,
     low: float = -float("inf"),
     high: float = float("inf"),
@@ -86,8 +89,8 @@ def number(
     usual: str = "",
     doc: str,
 ) -> Any:
-    """An option that is a number in a range."""
-    usual = usual or f"{default:g}"
+    """An option that is a number in a range, or None where that is the default."""
+    usual = usual or ("" if default is None else f"{default:g}")
     return Option(default, doc, number=Number("", low, high, open_low, open_high, usual, doc))
 
 
