@@ -124,7 +124,7 @@ def test_a_column_of_good_targets_passes_and_nan_does_not(name):
     if good.is_floating_point():
         bad = good.clone()
         bad.view(-1)[1] = torch.nan
-        with pytest.raises(FalllineError, match="nan in row [01]"):
+        with pytest.raises(FalllineError, match=r"nan in row [01]"):
             loss.validate_targets(bad)
 
 
