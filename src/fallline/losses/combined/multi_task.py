@@ -87,10 +87,13 @@ class MultiTask(nn.Module):
                 owner = next(k for k, keys in _WEIGHTINGS.items() if key in keys)
                 refuse(f"{key} is given for weighting {owner!r} alone", f"weighting {weighting!r}", where="MultiTask")
         self.tasks = _tasks(losses)
-        self._losses = {task: _loss(task, losses[task]) for task in self.tasks}
-        for task, loss in self._losses.items():
+        self._plain: dict[str, Callable[..., Any]] = {}
+        for task in self.tasks:
+            loss = _loss(task, losses[task])
             if isinstance(loss, nn.Module):
                 self.add_module(f"loss_{task}", loss)
+            else:
+                self._plain[task] = loss
         self.weighting = self._weighting(weights, **given)
         self._calls = 0
 
@@ -106,7 +109,7 @@ class MultiTask(nn.Module):
         for task, form in (forms or {}).items():
             lookup("task of MultiTask", task, dict.fromkeys(tasks))
             lookup(f"form of task {task!r}", form, FORMS)
-        found = {task: (forms or {}).get(task) or form_of(task, self._losses[task]) for task in tasks}
+        found = {task: (forms or {}).get(task) or form_of(task, self.loss(task)) for task in tasks}
         return Uncertainty(tasks, found, None if weights is None else numbers, bounds or BOUNDS)
 
     # -- what a user calls -------------------------------------------------------------------------------------------------------------
@@ -188,14 +191,17 @@ class MultiTask(nn.Module):
 
     @override
     def extra_repr(self) -> str:
-        plain = [f"{task}={loss!r}" for task, loss in self._losses.items() if not isinstance(loss, nn.Module)]
-        return ", ".join([f"weighting={self.kind!r}", *plain])
+        return ", ".join([f"weighting={self.kind!r}", *(f"{task}={loss!r}" for task, loss in self._plain.items())])
+
+    def loss(self, task: str) -> Callable[..., Any]:
+        """The loss of one task."""
+        return self._plain[task] if task in self._plain else self.get_submodule(f"loss_{task}")
 
     # -- one task ----------------------------------------------------------------------------------------------------------------------
 
     def _one(self, task: str, output: Tensor, target: Tensor, weight: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The loss of a task and whether any example counts."""
-        loss = self._losses[task]
+        loss = self.loss(task)
         if isinstance(loss, Loss):
             try:
                 total, count = loss.sum_and_count(output, target, sample_weight=weight, mask=mask)
