@@ -20,6 +20,9 @@ from fallline.losses.classification.multiclass_hinge import MulticlassHinge as M
 from fallline.losses.classification.poly1 import Poly1 as Poly1
 from fallline.losses.classification.squared_hinge import SquaredHinge as SquaredHinge
 from fallline.losses.combined.multi_task import MultiTask as MultiTask
+from fallline.losses.devices import gather as gather
+from fallline.losses.devices import mean_over_ranks as mean_over_ranks
+from fallline.losses.devices import others as others
 from fallline.losses.embedding.arc_face import ArcFace as ArcFace
 from fallline.losses.embedding.contrastive import Contrastive as Contrastive
 from fallline.losses.embedding.cos_face import CosFace as CosFace

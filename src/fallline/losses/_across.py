@@ -84,17 +84,21 @@ class Across(Loss):
             got = f"{labels.dtype} {tuple(labels.shape)}"
             refuse(f"labels are ({target.shape[0]},) whole numbers", got, "one class a row", where=self.name)
         reference: Rows | None = given.get("reference")
+        gathered = None
         mine = torch.arange(target.shape[0], device=target.device) if labels is None else labels
         here = Pairs(mine, mine, keep, keep)
         more = None
         if reference is not None:
             more_x, more_y, theirs = self._further(reference, input, labels)
             more = (more_x, more_y, Pairs(mine, theirs, keep)) if more_x.shape[0] else None
+            gathered = more_x[:0].sum() + more_y[:0].sum()
         total, count = self.across(Sides(input, target, here, more))
         if not isinstance(count, Tensor):
             count = torch.full_like(total.detach(), count)
         if keep is not None:
             total, count = torch.where(keep, total, 0), torch.where(keep, count, 0)
+        if gathered is not None:  # a rank without anchors still takes part in the backward of what it gathered
+            total = total + gathered
         return shares(total, count, own)
 
     def _further(self, reference: Rows, input: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

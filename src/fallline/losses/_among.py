@@ -105,6 +105,8 @@ class Among(Loss):
             if keep is not None:
                 keep_columns = torch.cat([keep, keep.new_ones(labels.shape)])
         total, count = self.among(input, others, Pairs(target, columns, keep, keep_columns))
+        if reference is not None:  # a rank without anchors still takes part in the backward of what it gathered
+            total = total + others[:0].sum()
         return shares(total, count, own)
 
     def _reference(self, reference: Reference, input: Tensor) -> Reference:
