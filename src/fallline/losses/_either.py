@@ -61,7 +61,7 @@ class Either(Classwise):
     def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
         if self.class_weight is None or not self.apart(input, target):
             return super().weights(input, target)
-        zero, one = self.class_weight.to(input.dtype)
+        zero, one = self.class_weight.to(input)
         return zero + (one - zero) * target
 
     @override

@@ -33,8 +33,7 @@ class Option:
             if value not in self.choices:
                 refuse(f"{self.name} is one of {', '.join(self.choices)}", repr(value), where=where)
             return value
-        absent = value is None and self.default is None
-        if absent:
+        if self._absent(value):
             return None
         if self.number is not None:
             return self.number.check(value, where=where)
@@ -43,6 +42,9 @@ class Option:
         if self.kind is int and (isinstance(value, bool) or not isinstance(value, int)):
             refuse(f"{self.name} is a whole number", repr(value), where=where)
         return value
+
+    def _absent(self, value: Any) -> bool:
+        return value is None and self.default is None
 
     def _pair(self, value: Any, where: str) -> tuple[float, float] | None:
         if value is None:

@@ -57,7 +57,7 @@ class Coral(Classwise):
         f = class_last(input)
         above = target.unsqueeze(-1) > torch.arange(f.shape[-1], device=f.device)
         each = -torch.where(above, F.logsigmoid(f), F.logsigmoid(-f))
-        return (each if self.importance is None else self.importance.to(f.dtype) * each).sum(-1)
+        return (each if self.importance is None else self.importance.to(f) * each).sum(-1)
 
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:

@@ -140,7 +140,7 @@ class Overlap(Either):
         """The mean over the classes, (N, C) to (N,)."""
         if self.class_weight is None:
             return each.mean(1)
-        w = self.class_weight.to(each.dtype)
+        w = self.class_weight.to(each)
         return (each * w).sum(1) / _not_zero(w.sum())
 
     def _together(self, input: Tensor, target: Tensor) -> bool:

@@ -8,8 +8,8 @@ _BITS, _BUCKETS = 11, 2048
 
 
 @njit(cache=True, nogil=True)
-def order_of(x: NDArray[np.float32], positive: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """Places of (N,) scores from the lowest to the highest, doubled, plus 1 for a positive."""
+def ordered(x: NDArray[np.float32], positive: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.uint32]]:
+    """Scores (N,) from the lowest to the highest, and the place of each, doubled, plus 1 for a positive."""
     n = x.shape[0]
     bits = x.view(np.uint32)
     key, place = np.empty(n, np.uint32), np.empty(n, np.uint32)
@@ -37,14 +37,17 @@ def order_of(x: NDArray[np.float32], positive: NDArray[np.bool_]) -> NDArray[np.
             place_next[to] = place[i]
         key, key_next = key_next, key
         place, place_next = place_next, place
-    return place
+    for i in range(n):
+        k = key[i]
+        key_next[i] = np.uint32(k & np.uint32(0x7FFFFFFF)) if k >> np.uint32(31) else np.uint32(~k)
+    return key_next.view(np.float32), place
 
 
 @njit(cache=True, nogil=True)
 def down(
-    x: NDArray[np.float32], weight: NDArray[np.float64], order: NDArray[np.uint32], margin: float, squared: bool
+    x: NDArray[np.float32], order: NDArray[np.uint32], weight: NDArray[np.float64], margin: float, squared: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of hinges of each positive, (N,), and how fast each falls as its score rises; 0 for negatives."""
+    """Sums of hinges of each positive, (N,), 0 for negatives; how fast each falls as its score rises, (N,) in the order of `ordered`."""
     n = x.shape[0]
     sums, slopes = np.zeros(n), np.zeros(n)
     above, first, second = 0.0, 0.0, 0.0
@@ -57,11 +60,10 @@ def down(
             q -= 1
         if p < 0:
             break
-        i = order[p] >> 1
-        mine = np.float64(x[i]) - margin
+        mine = np.float64(x[p]) - margin
         negative = False
         if q >= 0:
-            other = np.float64(x[order[q] >> 1])
+            other = np.float64(x[q])
             negative = not other <= mine
             mine = other if negative else mine
         if started:
@@ -73,8 +75,8 @@ def down(
             above += weight[order[q] >> 1]
             q -= 1
         else:
-            sums[i] = second if squared else first
-            slopes[i] = 2 * first if squared else above
+            sums[order[p] >> 1] = second if squared else first
+            slopes[p] = 2 * first if squared else above
             p -= 1
     _spoil(x, sums)
     return sums, slopes
@@ -83,8 +85,8 @@ def down(
 @njit(cache=True, nogil=True)
 def up(
     x: NDArray[np.float32],
-    weight: NDArray[np.float64],
     order: NDArray[np.uint32],
+    weight: NDArray[np.float64],
     slopes: NDArray[np.float64],
     grad: NDArray[np.float64],
     margin: float,
@@ -105,9 +107,9 @@ def up(
             break
         mine, positive = 0.0, False
         if p < n:
-            mine, positive = np.float64(x[order[p] >> 1]) - margin, True
+            mine, positive = np.float64(x[p]) - margin, True
         if q < n:
-            other = np.float64(x[order[q] >> 1])
+            other = np.float64(x[q])
             if not positive or other <= mine:
                 mine, positive = other, False
         if started:
@@ -115,7 +117,7 @@ def up(
         z, started = mine, True
         if positive:
             i = order[p] >> 1
-            found[i] = -grad[i] * slopes[i]
+            found[i] = -grad[i] * slopes[p]
             below += grad[i]
             p += 1
         else:

@@ -77,13 +77,13 @@ class _Swept(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, s: Tensor, positive: Tensor, weight: Tensor, margin: float, squared: bool) -> Tensor:
-        from fallline.losses.ranking._kernels import down, order_of
+        from fallline.losses.ranking._kernels import down, ordered
 
         x, w = s.detach().contiguous().numpy(), weight.contiguous().numpy()
-        order = order_of(x, positive.contiguous().numpy())
-        sums, slopes = down(x, w, order, margin, squared)
+        rising, order = ordered(x, positive.contiguous().numpy())
+        sums, slopes = down(rising, order, w, margin, squared)
         ctx.save_for_backward(s, positive, weight)
-        ctx.swept, ctx.margin, ctx.squared = (order, slopes), margin, squared
+        ctx.swept, ctx.margin, ctx.squared = (rising, order, slopes), margin, squared
         return torch.from_numpy(sums)
 
     @staticmethod
@@ -96,15 +96,7 @@ class _Swept(torch.autograd.Function):
                 sums = _by_prefix_sums(s, positive, weight, ctx.margin, ctx.squared)
                 (by_s,) = torch.autograd.grad(sums, s, grad, create_graph=True)
         else:
-            order, slopes = ctx.swept
-            found = up(
-                s.detach().contiguous().numpy(),
-                weight.contiguous().numpy(),
-                order,
-                slopes,
-                grad.contiguous().numpy(),
-                ctx.margin,
-                ctx.squared,
-            )
+            rising, order, slopes = ctx.swept
+            found = up(rising, order, weight.contiguous().numpy(), slopes, grad.contiguous().numpy(), ctx.margin, ctx.squared)
             by_s = torch.from_numpy(found)
         return by_s, None, None, None, None
