@@ -13,6 +13,7 @@ from fallline._core.errors import must, refuse
 from fallline.losses._base import Loss, wide
 from fallline.losses._checks import in_range, looks_like_probabilities, signed, warn_once, zero_or_one
 from fallline.losses._fields import vector, whole
+from fallline.losses._tracing import readable
 
 _INDEX = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -159,6 +160,10 @@ class Classwise(Loss):
     def kept(self, input: Tensor, target: Tensor) -> Tensor | None:
         if target.dtype == torch.uint8 and not 0 <= self.ignore_index <= 255:
             return None  # torch says that the label 156 of 8 bits equals -100
+        if self.validate and target.numel() and readable(input, target):
+            low, high = (bound.item() for bound in torch.aminmax(target))
+            if not low <= self.ignore_index <= high:
+                return None
         return target != self.ignore_index
 
     @override

@@ -15,8 +15,7 @@ def readable(*tensors: Tensor | None) -> bool:
 
 def finite(value: Tensor) -> bool:
     """Whether every number of a readable tensor is finite (their sum is)."""
-    value = value.detach()
-    return math.isfinite((value.sum() if value.ndim else value).item())
+    return math.isfinite((value.detach().sum() if value.ndim else value).item())
 
 
 _PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)

@@ -11,7 +11,6 @@ categorical hinge takes the
 largest term: neither is this loss.
 """
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -22,6 +21,7 @@ from fallline.losses._kinds import Classwise, class_last
 class MulticlassHinge(Classwise):
     """Sum of margin violations of each example. Input (N, C, ...) scores or (C,); target (N, ...) class indices.
 
+    >>> import torch
     >>> MulticlassHinge(delta=8)(torch.tensor([[-5.0, 15.0, 7.0]]), torch.tensor([0]))
     tensor(48.)
     """
@@ -35,5 +35,4 @@ class MulticlassHinge(Classwise):
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         s, y = class_last(input), target.long().unsqueeze(-1)
         miss = (s - s.gather(-1, y) + self.delta).relu()
-        others = torch.arange(s.shape[-1], device=s.device) != y
-        return torch.where(others, miss.square() if self.squared else miss, 0.0).sum(-1)
+        return miss.square().sum(-1) - self.delta**2 if self.squared else miss.sum(-1) - self.delta  # less the true class's own term

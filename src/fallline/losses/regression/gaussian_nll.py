@@ -56,25 +56,21 @@ class GaussianNLL(Loss):
     def blank(self, input: Tensor, target: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         return torch.where(keep.unsqueeze(-1), input, 1.0), torch.where(keep, target, 1.0)
 
-    def log_and_precision(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """The logarithm and the inverse of the variance that a second output stands for."""
-        if self.variance_from == "log_variance":
-            floor = math.log(self.eps)
-            log_v = floor - F.logsigmoid(floor - raw)
-            return log_v, torch.exp(-log_v)
-        v = F.softplus(raw) + self.eps if self.variance_from == "softplus" else raw.clamp(min=self.eps)
-        return torch.log(v), 1 / v
-
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
-        log_v, precision = self.log_and_precision(input[..., 1])
-        loss = 0.5 * (log_v + (target - input[..., 0]).square() * precision)
+        miss = target - input[..., 0]
+        if self.variance_from == "log_variance":
+            floor = math.log(self.eps)
+            log_v = floor - F.logsigmoid(floor - input[..., 1])
+            loss = 0.5 * (log_v + miss.square() * torch.exp(-log_v))
+        else:
+            v = F.softplus(input[..., 1]) + self.eps if self.variance_from == "softplus" else input[..., 1].clamp(min=self.eps)
+            loss = 0.5 * (torch.log(v) + miss.square() / v)
         return loss + 0.5 * math.log(2 * math.pi) if self.full else loss
 
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
-        if self.variance_from == "variance" and bool((input[..., 1] < self.eps).any()):
-            low = float(input[..., 1].min())
+        if self.variance_from == "variance" and input.numel() and (low := input[..., 1].min().item()) < self.eps:
             warn_once(
                 "gaussian floor",
                 f"gaussian_nll raised variances (the least is {low:g}) to eps={self.eps:g}, where they have no gradient: "
