@@ -20,6 +20,7 @@ def test_each_planted_defect_is_found_by_its_name(problem, fn, batch, severity, 
     assert (severity != "error") or not report.ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["wrong-sign", "detached", "gradient-wrong", "label-cast", "broadcast", "wrong-axis"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_worst_are_found_whatever_the_seed(problem, seed):

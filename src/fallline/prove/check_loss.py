@@ -111,7 +111,9 @@ def _prove(subject: Subject, name: str, hints: dict[str, Any], skip: frozenset[s
         except NotChecked as reason:
             skipped[check.name] = str(reason)
             continue
-        findings += of_this
+        for finding in of_this:
+            if finding.name not in {known.name for known in findings}:  # the first evidence of a problem is enough
+                findings.append(finding)
         if not of_this:
             passed[check.name] = check.proves
     return LossReport(name, worst_first(findings), passed, skipped, _learned(case))

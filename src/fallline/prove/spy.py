@@ -2,6 +2,7 @@
 
 import linecache
 import sys
+from types import FrameType
 from typing import Any
 
 import torch
@@ -9,16 +10,19 @@ from torch.overrides import TorchFunctionMode
 
 _CUTS = {"detach", "detach_", "numpy", "__array__", "item", "tolist", "__float__", "__int__", "__bool__", "data"}
 _MASKS = {"nan_to_num", "nan_to_num_", "nansum", "nanmean", "isnan", "isfinite", "isinf"}
+_MAKERS = {"tensor", "as_tensor", "from_numpy", "zeros", "ones", "full", "empty", "arange", "linspace", "logspace", "eye", "rand", "randn"}
 _NUMPY = {"numpy", "__array__"}
-_OURS = (__name__.rpartition(".")[0], "torch")
+_PASSED = {"torch", "numpy", "contextlib"}
+_OURS = __name__.rpartition(".")[0]
 
 
 class Spy(TorchFunctionMode):
-    """Record calls that cut the graph or hide NaN, while a function runs."""
+    """Record calls that cut the graph, hide NaN or make tensors of no said device, while a function runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[str, str]] = []
+        self.made: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note the call, and make it."""
@@ -31,17 +35,25 @@ class Spy(TorchFunctionMode):
             self._note(name)
         elif func is torch.tensor:
             self._note("torch.tensor")
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if name in _MAKERS and (kwargs or {}).get("device") is None and isinstance(result, torch.Tensor) and result.ndim:
+            self.made.append(self._place())
+        return result
 
     def _note(self, name: str) -> None:
-        frame = sys._getframe(2)
-        while frame is not None and str(frame.f_globals.get("__name__", "")).split(".", maxsplit=1)[0] in {"torch", "numpy", "contextlib"}:
+        place = self._place()
+        if place:
+            self.calls.append((name, place))
+
+    def _place(self) -> str:
+        frame = sys._getframe(1)
+        while frame is not None and (frame.f_globals is globals() or _module(frame).partition(".")[0] in _PASSED):
             frame = frame.f_back
-        if frame is None or str(frame.f_globals.get("__name__", "")).startswith(_OURS[0]):
-            return
+        if frame is None or _module(frame).startswith(_OURS):
+            return ""
         file, line = frame.f_code.co_filename, frame.f_lineno
         text = linecache.getline(file, line).strip()
-        self.calls.append((name, f"line {line}: `{text}`" if text else f"line {line}"))
+        return f"line {line}: `{text}`" if text else f"line {line}"
 
     @property
     def numpy(self) -> str:
@@ -57,3 +69,7 @@ class Spy(TorchFunctionMode):
     def mask(self) -> str:
         """The first line that looks for NaN, or ''."""
         return next((place for name, place in self.calls if name in _MASKS), "")
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

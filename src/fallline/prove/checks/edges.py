@@ -158,11 +158,21 @@ def saturated(case: Case) -> Iterator[Finding]:
         dead = ~gradient.bool().any(1) if gradient.ndim > 1 else gradient == 0
         if case.kind == "index" and s.batched:
             dead &= (s.y >= 0).reshape(s.n, -1).any(1)
-        if bool(dead.any()):
-            share = int(dead.sum())
-            rows = f"{share} of {dead.numel()} examples"
+        if bool(dead.any()) and _dead_alone(s, level * wrong, dead):
+            rows = f"{int(dead.sum())} of {dead.numel()} examples"
             yield found("saturated", f"with scores of {level:g} on the wrong side the gradient of {rows} is exactly zero")
             return
+
+
+def _dead_alone(s: Subject, x: Tensor, dead: Tensor) -> bool:
+    """Whether the first of these examples has no gradient alone either: in a batch, a loss may take the hardest only."""
+    if not s.batched or s.n < 2 or dead.shape != x.shape[:1]:
+        return True
+    i = int(dead.nonzero()[0])
+    try:
+        return not bool(s.gradient(x[i : i + 1], s.y[i : i + 1]).any())
+    except Refused:
+        return bool(dead.all())
 
 
 def _confidently_wrong(case: Case) -> Tensor | None:

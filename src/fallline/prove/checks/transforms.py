@@ -9,6 +9,7 @@ from torch import Tensor
 from fallline.prove import guard
 from fallline.prove._check import Case
 from fallline.prove.report import Finding, found
+from fallline.prove.spy import Spy
 from fallline.prove.subject import NotChecked, brief
 
 
@@ -54,6 +55,10 @@ def device(case: Case) -> Iterator[Finding]:
     if s.own_x.device.type != "cpu":
         raise NotChecked("the input given is not on the CPU")
     fn = s.at(s.own_x.dtype)
+    with Spy() as spy:
+        s.raw(s.own_x, s.own_y)
+    if not spy.made:
+        return
     try:
         if isinstance(fn, torch.nn.Module):
             fn = copy.deepcopy(fn).to("meta")
@@ -61,6 +66,6 @@ def device(case: Case) -> Iterator[Finding]:
     except Exception as error:
         told = brief(error)
         if "device" in told and "cpu" in told and "meta" in told:
-            yield found("device", f"with input and target on another device: {told}")
+            yield found("device", f"with input and target on another device: {told}; {spy.made[0]}")
             return
         raise NotChecked("values are read, so it cannot be traced without them") from error
