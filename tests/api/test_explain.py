@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import inspect
 import json
 import math
@@ -15,6 +16,7 @@ from fallline import optim
 from fallline._core.errors import FalllineError
 from fallline.api.explain import Explanation, Index, explain
 from fallline.teach import curves as curves_
+from fallline.teach.beside import ELSEWHERE
 from fallline.teach.concepts import ALIASES, concept, names, resolve
 from fallline.teach.drawing import svg
 from fallline.teach.known import found
@@ -22,7 +24,7 @@ from fallline.teach.known import found
 curves, told = functools.cache(curves_.curves), functools.cache(explain)
 ALL = list(names())
 UNDRAWN = {"sparse_adam", "kfac"}  # they step no two numbers by themselves
-DRAWN = [n for n in ALL if names()[n] not in {"metric", "wrapper"} and n not in UNDRAWN]
+DRAWN = [n for n in ALL if names()[n] not in {"metric", "wrapper", "mining", "weighting"} and n not in UNDRAWN]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -87,6 +89,9 @@ def test_curves_are_those_of_the_formula():
         ("LeakyReLU", "leaky_relu"), ("leaky-relu", "leaky_relu"), ("BCEWithLogitsLoss", "binary_cross_entropy"), ("MSELoss", "mse"),
         ("NAdam", "nadam"), ("ridge", "l2"), ("swish", "silu"), ("huber:delta=2", "huber"),
         ("CosineAnnealingLR", "cosine"), (" adam ", "adam"), ("torch.optim.RMSprop", "rmsprop"), ("keras.optimizers.Nadam", "nadam"),
+        ("TripletMarginLoss", "triplet"), ("NTXentLoss", "info_nce"), ("SupConLoss", "sup_con"), ("ContrastiveLoss", "contrastive"),
+        ("torch.nn.CosineEmbeddingLoss", "cosine_embedding"), ("keras.losses.Dice", "dice"), ("BinaryFocalCrossentropy", "focal"),
+        ("SigLipLoss", "sig_lip"), ("ArcFaceLoss", "arc_face"), ("MultiTask", "multi_task"), ("CrossBatchMemory", "cross_batch_memory"),
         ("optax.adamw", "adamw"), ("torch.optim.lr_scheduler.OneCycleLR", "one_cycle"), ("fl.optim.wrappers.L1", "l1_wrapper"),
     ],
 )  # fmt: skip
@@ -104,6 +109,22 @@ def test_an_unknown_name_offers_the_nearest():
         explain("hubber")
     with pytest.raises(FalllineError, match="lists every name"):
         explain("qqqqqq")
+
+
+def test_every_loss_is_found_by_the_names_it_goes_by_elsewhere():
+    for name, elsewhere in ELSEWHERE.items():
+        assert names()[name] == "loss"
+        for path in elsewhere:
+            package, _, path = path.partition(" ")[0].partition(".")
+            at = importlib.import_module(package) if package in {"torch", "optax"} else None
+            for part in path.split(".") if at is not None else ():
+                at = getattr(at, part)
+
+
+def test_mining_and_weightings_have_no_curve():
+    for name in ("batch_hard", "gradnorm"):
+        with pytest.raises(FalllineError, match="goes with a loss"):
+            curves(name)
 
 
 def test_without_a_name_everything_is_listed():

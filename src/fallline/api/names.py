@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from fallline._core.errors import FalllineError
+
 
 def check_names(loss: object, optimizers: Sequence[object]) -> None:
     """Refuse a loss or an optimizer that there is not, or an option that it does not have; the error offers the nearest.
@@ -15,6 +17,10 @@ def check_names(loss: object, optimizers: Sequence[object]) -> None:
     """
     from fallline import losses, optim
 
+    if isinstance(loss, str) and loss.partition(":")[0].strip() == "multi_task":
+        raise FalllineError(
+            "the loss multi_task adds up the losses of several heads, and this trains one; use fl.losses.MultiTask in a loop of your own."
+        )
     if isinstance(loss, str) and loss != "auto":
         losses.parse(loss)
     for name in optimizers:

@@ -1,5 +1,6 @@
 """Everything that has a name: losses, optimizers, wrappers, activations, schedules, penalties, metrics, with what each says of itself."""
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 from fallline._core.entry import Entry, entry
 from fallline._core.errors import FalllineError, nearest
+from fallline.teach.beside import BESIDE, ELSEWHERE
 from fallline.teach.digits import number
 from fallline.teach.known import found
 from fallline.teach.variants import Variants, variants
@@ -28,6 +30,26 @@ ALIASES = {
     "pinball": "quantile",
     "kl": "kl_divergence",
     "kullback_leibler": "kl_divergence",
+    "triplet_margin_with_distance": "triplet",
+    "triplet_semi_hard": "triplet",
+    "batch_all_triplet": "triplet",
+    "batch_hard_triplet": "triplet",
+    "batch_semi_hard_triplet": "triplet",
+    "multiple_negatives_ranking": "info_nce",
+    "additive_angular_margin": "arc_face",
+    "large_margin_cosine": "cos_face",
+    "binary_focal_crossentropy": "focal",
+    "categorical_focal_crossentropy": "focal",
+    "sigmoid_focal": "focal",
+    "focal_tversky": "tversky",
+    "soft_dice": "dice",
+    "ordinal": "coral",
+    "fused_linear_cross_entropy": "linear_cross_entropy",
+    "multitask": "multi_task",
+    "kendall": "uncertainty",
+    "batch_hard_miner": "batch_hard",
+    "distance_weighted_miner": "distance_weighted",
+    "xbm": "cross_batch_memory",
     "swish": "silu",
     "gradient_descent": "sgd",
     "stochastic_gradient_descent": "sgd",
@@ -114,8 +136,19 @@ def _loss(name: str) -> Concept:
     own = [s.name for s in settings if s.name not in {"reduction", "normalize", "validate"} and cls.options[s.name].number]
     spec = f"{name}:{own[0]}={_written(cls.options[own[0]].default)}" if own else name
     command = f"fallline train DATA --loss {spec}" if cls.tasks else ""
-    sizes = "in_features, classes" if name in losses.FURTHER else ""
-    return Concept(losses.describe(name), tuple(settings), f"fl.losses.{cls.__name__}({sizes})(output, target)", command)
+    sizes = {"classes", "dim"} <= set(cls.options) and "classes=10, dim=64"
+    sizes = "in_features, classes" if name in losses.FURTHER else sizes or ""
+    python = f"fl.losses.{cls.__name__}({sizes})(output, target)"
+    return Concept(losses.describe(name), tuple(settings), python, command, ELSEWHERE.get(name, ()))
+
+
+def _beside(name: str) -> Concept:
+    what = BESIDE[name]
+    module = importlib.import_module(what.module)
+    make = getattr(module, what.make) if what.make else None
+    docs = "\n".join((getattr(make, "__doc__", None) or "", module.__doc__ or ""))
+    settings = () if make is None else _from_signature(make, docs, {}, {"self", "embeddings", "labels"}, {})
+    return Concept(entry(name, what.family, module.__doc__), settings, what.python, "")
 
 
 def _rule(name: str) -> Concept:
@@ -185,7 +218,9 @@ def _metric(name: str) -> Concept:
 
 
 _MAKERS: dict[str, Callable[[str], Concept]] = {
-    "loss": _loss,
+    "loss": lambda name: _beside(name) if name in BESIDE else _loss(name),
+    "weighting": _beside,
+    "mining": _beside,
     "optimizer": _rule,
     "wrapper": _rule,
     "activation": _activation,
@@ -195,6 +230,8 @@ _MAKERS: dict[str, Callable[[str], Concept]] = {
 }
 PLURALS = {
     "loss": "losses",
+    "weighting": "weightings",
+    "mining": "mining",
     "optimizer": "optimizers",
     "wrapper": "wrappers",
     "activation": "activations",
@@ -214,7 +251,9 @@ def names() -> dict[str, str]:
     from fallline.record.keys import KEYS
 
     every = {
-        "loss": {**losses.LOSSES, **losses.FURTHER},
+        "loss": (*losses.LOSSES, *losses.FURTHER, *_of_beside("loss")),
+        "weighting": _of_beside("weighting"),
+        "mining": _of_beside("mining"),
         "optimizer": _of("optimizer"),
         "activation": activations.ACTIVATIONS,
         "schedule": _of("schedule"),
@@ -236,6 +275,10 @@ def _of(family: str) -> tuple[str, ...]:
     return tuple(name for name, what in found().items() if what.family == family)
 
 
+def _of_beside(family: str) -> tuple[str, ...]:
+    return tuple(name for name, what in BESIDE.items() if what.family == family)
+
+
 def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
@@ -246,13 +289,18 @@ def resolve(name: str) -> str:
     Raises:
         FalllineError: nothing has that name; the nearest names are offered.
     """
+    from fallline.losses.catalog import ALIASES as OF_LOSSES
+
     known = names()
+    if name.strip().lower() in known:
+        return name.strip().lower()
     for what in found().values():  # fl.optim.wrappers.L1
         if name.strip() in {what.path, what.path.replace("fl.", "fallline.", 1)} and not what.fixed:
             taken = f"{what.name}_wrapper" if known.get(what.name) != what.family else what.name
             return taken
     plain = _plain(name.rpartition(".")[2] or name)
-    by_plain = {_plain(alias): real for alias, real in ALIASES.items() if real in known} | {_plain(k): k for k in known}
+    also = {alias: real for alias, real in {**OF_LOSSES, **ALIASES}.items() if real in known}
+    by_plain = {_plain(alias): real for alias, real in also.items()} | {_plain(k): k for k in known}
     for candidate in (plain, plain.removesuffix("loss"), plain.removesuffix("lr"), plain.removesuffix("penalty")):
         if candidate in by_plain:
             return by_plain[candidate]

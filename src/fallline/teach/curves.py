@@ -7,52 +7,15 @@ optimizer: its path down an oblong bowl          penalty: price and slope of one
 import inspect
 from collections.abc import Callable
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fallline._core.errors import FalllineError
 from fallline.teach.concepts import names
-
-POINTS = 401
-
-
-class Line(NamedTuple):
-    """One curve; `role`: "value", "slope", "second" and "second slope" (of a further function), "faint" (a contour), "path"."""
-
-    name: str
-    x: list[float]
-    y: list[float]
-    role: str
-
-
-class Curves(NamedTuple):
-    """A picture: its title, what the axes are, its lines; `square` where both axes have one scale."""
-
-    title: str
-    x_label: str
-    y_label: str
-    lines: list[Line]
-    square: bool = False
-
-
-def _line(name: str, x: Tensor, y: Tensor, role: str) -> Line:
-    return Line(name, x.tolist(), y.detach().tolist(), role)
-
-
-def _both(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and derivative of a function that gives one number for each number."""
-    with torch.enable_grad():
-        at = x.clone().requires_grad_()
-        value = function(at)
-        return value, torch.autograd.grad(value.sum(), at)[0]
-
-
-def _pair(shown: str, function: Callable[[Tensor], Tensor], low: float, high: float) -> list[Line]:
-    x = torch.linspace(low, high, POINTS, dtype=torch.float64)
-    height, rise = _both(function, x)
-    return [_line(f"value{shown}", x, height, "value"), _line(f"slope{shown}", x, rise, "slope")]
+from fallline.teach.lines import POINTS, Curves, Line, line, pair
+from fallline.teach.loss_curves import loss_curves
 
 
 def _activation(name: str) -> Curves:
@@ -62,65 +25,16 @@ def _activation(name: str) -> Curves:
     x = torch.linspace(-5, 5, POINTS, dtype=torch.float64)
     zero = torch.zeros_like(x)
     if name == "softmax":
-        lines = _pair(" of entry 1 of softmax(x, 0)", lambda v: found.value(torch.stack([v, torch.zeros_like(v)], -1))[:, 0], -5, 5)
+        lines = pair(" of entry 1 of softmax(x, 0)", lambda v: found.value(torch.stack([v, torch.zeros_like(v)], -1))[:, 0], -5, 5)
     elif name == "maxout":
-        lines = _pair(" of maxout(x, −x/2)", lambda v: found.value(torch.stack([v, -v / 2], -1))[:, 0], -5, 5)
+        lines = pair(" of maxout(x, −x/2)", lambda v: found.value(torch.stack([v, -v / 2], -1))[:, 0], -5, 5)
     elif name == "crelu":
         value, slope = found.value(x[:, None]), found.derivative(x[:, None])
-        lines = [_line("first value", x, value[:, 0], "value"), _line("second value", x, value[:, 1], "second")]
-        lines += [_line("first slope", x, slope[:, 0], "slope"), _line("second slope", x, slope[:, 1], "second slope")]
+        lines = [line("first value", x, value[:, 0], "value"), line("second value", x, value[:, 1], "second")]
+        lines += [line("first slope", x, slope[:, 0], "slope"), line("second slope", x, slope[:, 1], "second slope")]
     else:
-        lines = [_line("value", x, found.value(x) + zero, "value"), _line("slope", x, found.derivative(x) + zero, "slope")]
+        lines = [line("value", x, found.value(x) + zero, "value"), line("slope", x, found.derivative(x) + zero, "slope")]
     return Curves(f"{name}: value and slope", "x", "", lines)
-
-
-def _columns(x: Tensor, width: int) -> Tensor:
-    """Scores (N, width) whose first column is x and the rest 0."""
-    return torch.cat([x[:, None], torch.zeros(len(x), width - 1, dtype=x.dtype)], 1)
-
-
-def _loss(name: str) -> Curves:
-    from fallline.losses import build
-
-    loss = build(name)
-    kind, each = loss.target_kind, loss.per_example
-
-    def at(make_input: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def value(x: Tensor) -> Tensor:
-            given = make_input(x)
-            return each(given, target(x)).reshape(len(x), -1).sum(1)
-
-        return value
-
-    def flat(x: Tensor) -> Tensor:
-        return x
-
-    full = torch.full_like
-    title = f"{name}: what one example costs"
-    if name == "gaussian_nll" or loss.output == "mean_and_variance":
-        ahead = at(lambda x: torch.stack([x, torch.zeros_like(x) + 1.0], -1), torch.zeros_like)
-        return Curves(title, "mean predicted, target 0, second output 1", "", _pair("", ahead, -3, 3))
-    if kind in {"above_minus_one", "count", "nonnegative"}:
-        low = -0.9 if kind == "above_minus_one" else -2.0
-        return Curves(title, "output, target 2", "", _pair("", at(flat, lambda x: full(x, 2.0)), low, 5))
-    if kind == "real":
-        return Curves(title, "output − target", "", _pair("", at(flat, torch.zeros_like), -3, 3))
-    if kind == "binary":
-        low, high = (0.01, 0.99) if loss.output == "probability" else (-6.0, 6.0)
-        one, nil = at(flat, torch.ones_like), at(flat, torch.zeros_like)
-        lines = _pair(", label 1", one, low, high)
-        second = _pair(", label 0", nil, low, high)
-        return Curves(title, loss.output, "", [*lines, second[0]._replace(role="second"), second[1]._replace(role="second slope")])
-    if kind == "signed":
-        return Curves(title, "score × label", "", _pair("", at(flat, torch.ones_like), -3, 3))
-    if kind == "index":
-        right = at(lambda x: _columns(x, 2), lambda x: torch.zeros(len(x), dtype=torch.int64))
-        return Curves(title, "score of the true class over the other", "", _pair("", right, -6, 6))
-    if kind == "distribution":
-        target = torch.tensor([0.7, 0.3], dtype=torch.float64)
-        right = at(lambda x: _columns(x, 2), lambda x: target.expand(len(x), 2))
-        return Curves(title, "score of the first class over the other, target 0.7 and 0.3", "", _pair("", right, -6, 6))
-    raise FalllineError(f"the loss {name} is no function of one number, so it has no curve; `fallline explain {name}` tells its formula.")
 
 
 def _schedule(name: str) -> Curves:
@@ -231,19 +145,19 @@ def _optimizer(name: str) -> Curves:
     rings = []
     for level in (0.25, 1.0, 3.0, 7.0, 13.0, 20.8):
         radius = (2 * level) ** 0.5
-        rings.append(_line("", radius * torch.cos(turn), radius / 10**0.5 * torch.sin(turn), "faint"))
+        rings.append(line("", radius * torch.cos(turn), radius / 10**0.5 * torch.sin(turn), "faint"))
     path = paths[best]
     steps = f"{len(path) - 1} step{'s' if len(path) > 2 else ''}"
     rate = f", best rate of {len(tries)}: {best:.2g}" if best is not None else ""
     title = f"{name}: {steps} down a bowl, ten times steeper across{rate}"
-    return Curves(title, "θ₁", "θ₂", [*rings, _line("path", path[:, 0], path[:, 1], "path")], square=True)
+    return Curves(title, "θ₁", "θ₂", [*rings, line("path", path[:, 0], path[:, 1], "path")], square=True)
 
 
 def _penalty(name: str) -> Curves:
     from fallline import penalties
 
     made = getattr(penalties, name)
-    lines = _pair("", lambda x: torch.stack([made([("w", v.reshape(1, 1))]) for v in x]), -2, 2)
+    lines = pair("", lambda x: torch.stack([made([("w", v.reshape(1, 1))]) for v in x]), -2, 2)
     return Curves(f"{name}: the price of one weight", "weight", "", lines)
 
 
@@ -253,10 +167,12 @@ def curves(name: str) -> Curves:
     Raises:
         FalllineError: the concept is no function of one number.
     """
-    makers = {"activation": _activation, "loss": _loss, "schedule": _schedule, "optimizer": _optimizer, "penalty": _penalty}
+    makers = {"activation": _activation, "loss": loss_curves, "schedule": _schedule, "optimizer": _optimizer, "penalty": _penalty}
     family = names()[name]
     if family == "wrapper":
         raise FalllineError(f"{name} goes around an optimizer, so it has no path of its own to draw; draw an optimizer's.")
+    if family in {"mining", "weighting"}:
+        raise FalllineError(f"{name} goes with a loss, so it has no curve of its own to draw; draw the loss's (triplet, multi_task).")
     if family not in makers:
         raise FalllineError(f"{name} is a {family}, a number measured over many examples, so it has no curve to draw.")
     with torch.random.fork_rng(), torch.inference_mode(False):

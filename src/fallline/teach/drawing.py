@@ -7,8 +7,8 @@ from pathlib import Path
 from fallline._core.errors import FalllineError
 from fallline._core.files import write_bytes
 from fallline.report import colours
-from fallline.teach.curves import Curves, Line
 from fallline.teach.digits import number
+from fallline.teach.lines import Curves, Line
 
 FORMATS = ("png", "svg", "pdf")
 # role -> (colour token, dash, width, matplotlib's dash)
