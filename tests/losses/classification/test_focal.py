@@ -68,7 +68,9 @@ def test_gamma_zero_is_cross_entropy():
     torch.testing.assert_close(Focal(gamma=0)(x, y), BinaryCrossEntropy()(x, y))
     torch.testing.assert_close(Focal(gamma=0, alpha=0.5)(x, y), BinaryCrossEntropy()(x, y) / 2)
     far = torch.tensor([math.inf, -math.inf, math.inf, -math.inf], dtype=D)
-    assert Focal(gamma=0, reduction="none")(far, torch.tensor([1, 0, 0, 1])).tolist() == [0, 0, math.inf, math.inf]
+    for y in (torch.tensor([1, 0, 0, 1]), torch.tensor([1.0, 0.0, 0.0, 1.0])):
+        assert Focal(gamma=0, reduction="none")(far, y).tolist() == [0, 0, math.inf, math.inf]
+        assert Focal(gamma=2, reduction="none")(far, y).tolist() == [0, 0, math.inf, math.inf]
 
 
 def test_two_classes_by_softmax_are_one_label_by_sigmoid():

@@ -136,6 +136,34 @@ def test_forward_mode_and_weights_that_are_learnt(form):
     torch.testing.assert_close(by_w, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_transforms_see_the_formula(form):
+    s, y, w = batch(20, D, seed=2)
+    s = s + 0.01 * torch.arange(20, dtype=D)
+
+    def call(s):
+        return PairwiseAUC(margin=1.3)(s, y, sample_weight=w)
+
+    value, slope = slopes(call, s)
+    v = torch.randn(20, generator=torch.Generator().manual_seed(1), dtype=D)
+    torch.testing.assert_close(torch.func.jvp(call, (s,), (v,)), (value, (slope * v).sum()))
+    torch.testing.assert_close(torch.func.jacrev(call)(s), slope)
+    by_pairs = torch.func.hessian(lambda s: all_pairs(s, y, w, 1.3, True))(s)
+    torch.testing.assert_close(torch.func.hessian(call)(s), by_pairs)
+
+
+def test_columns_and_inference_mode(form):
+    s, y, _ = batch(50, torch.float32)
+    wide = torch.stack([s, -s], dim=1)
+    expected = PairwiseAUC()(s, y)
+    with torch.inference_mode():
+        assert torch.equal(PairwiseAUC()(wide[:, 0], y), expected)
+    wide.requires_grad_()
+    PairwiseAUC()(wide[:, 0], y).backward()
+    torch.testing.assert_close(wide.grad[:, 0], slopes(lambda s: PairwiseAUC()(s, y), s)[1])
+    assert not wide.grad[:, 1].any()
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_alone_costs_nothing_and_is_told_once(form, label):
     s = torch.randn(5, requires_grad=True)

@@ -63,4 +63,4 @@ class Focal(Either):
         no = -zero * (torch.exp(self.gamma * log_p) * log_not if self.gamma else log_not)
         if not target.is_floating_point():
             return torch.where(target > 0, yes, no)
-        return target * yes + (1 - target) * no
+        return torch.where(target == 0, no, torch.where(target == 1, yes, target * yes + (1 - target) * no))

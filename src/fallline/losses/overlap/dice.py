@@ -5,10 +5,12 @@
 
 When to use: masks that cover little of the picture, where a value for each pixel would drown in background; often with cross-entropy added.
 When not: single labels of single examples (cross_entropy, focal); calibrated probabilities. Soft labels: it is least at a hard answer.
-Source: Milletari, Navab and Ahmadi, "V-Net", 3DV 2016, section 3 (squared); Sudre et al., "Generalised Dice Overlap as a Deep Learning
-Loss Function for Highly Unbalanced Segmentations", 2017, section 2.1 (plain). https://arxiv.org/abs/1606.04797 https://arxiv.org/abs/1707.03237
-Departs from the source: s stands above and below, so that an empty mask predicted empty costs 0, not 1 (the sources divide 0 by 0 there).
-Sudre's generalised form weighs the classes by the inverse of their size inside both sums; here `class_weight` weighs the ratios.
+Source: Milletari, Navab and Ahmadi, "V-Net", 3DV 2016, section 3 (squared). https://arxiv.org/abs/1606.04797 Sudre et al., "Generalised
+Dice Overlap as a Deep Learning Loss Function for Highly Unbalanced Segmentations", 2017, section 2.1, DL₂ (plain).
+https://arxiv.org/abs/1707.03237
+Departs from the source: s stands above and below, so that an empty mask predicted empty costs 0, not 1 (the V-Net divides 0 by 0 there);
+DL₂ adds the same ratio of the background, and Sudre's generalised form weighs the classes by the inverse of their squared size inside both
+sums, where `class_weight` here weighs the ratios.
 """
 
 from torch import Tensor
