@@ -214,6 +214,8 @@ class Loss(nn.Module):
         return values if self.reduction == "none" else values.sum()
 
     def _mean(self, values: Tensor, weights: Tensor | None, keep: Tensor | None) -> Tensor:
+        if weights is None and keep is None and values.numel():
+            return values.mean()
         total = values.sum() if weights is None else (values * weights).sum()
         count = self._count(values, weights, keep)
         return total / (torch.where(count == 0, 1, count) if isinstance(count, Tensor) else max(count, 1))
@@ -272,7 +274,7 @@ class Loss(nn.Module):
             refuse("the input is floating point", input.dtype, advice, where=self.name)
         must(not target.is_complex(), "the target is real", target.dtype, "write target.real", where=self.name)
         input = wide(input)
-        if target.is_floating_point() or self.target_kind in _QUANTITIES:
+        if target.dtype != input.dtype and (target.is_floating_point() or self.target_kind in _QUANTITIES):
             target = target.to(input.dtype)
         shape = self.shape(input, target)
         keep = self.kept(input, target)

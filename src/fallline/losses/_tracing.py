@@ -10,7 +10,10 @@ def readable(*tensors: Tensor | None) -> bool:
     """True where Python may look at the numbers: eager tensors that hold some, outside `torch.func` and `torch.compile`."""
     if torch.compiler.is_compiling() or _C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return False
-    return all(t is None or (type(t) in _PLAIN and not t.is_meta) for t in tensors)
+    for t in tensors:  # noqa: SIM110 - every small loss asks, and a generator costs as much as the rest
+        if t is not None and (type(t) not in _PLAIN or t.is_meta):
+            return False
+    return True
 
 
 def finite(value: Tensor) -> bool:

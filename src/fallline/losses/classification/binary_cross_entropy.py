@@ -72,7 +72,8 @@ class BinaryCrossEntropy(Binary):
             return None
         reduction = REDUCE[self.reduction]
         if self.input_from == "logits":
-            self.check_values(input.detach(), target.detach())
+            if self._looks or not within(target.detach(), 0, 1):
+                self.check_values(input.detach(), target.detach())
             value = torch.binary_cross_entropy_with_logits(input, target, None, None, reduction)
             return value if finite(value) else None
         if within(input.detach(), _FLOOR, 1 - _FLOOR) and within(target.detach(), 0, 1):

@@ -58,13 +58,14 @@ class GaussianNLL(Loss):
 
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
-        miss = target - input[..., 0]
+        mean, raw = input.unbind(-1)
+        miss = target - mean
         if self.variance_from == "log_variance":
             floor = math.log(self.eps)
-            log_v = floor - F.logsigmoid(floor - input[..., 1])
+            log_v = floor - F.logsigmoid(floor - raw)
             loss = 0.5 * (log_v + miss.square() * torch.exp(-log_v))
         else:
-            v = F.softplus(input[..., 1]) + self.eps if self.variance_from == "softplus" else input[..., 1].clamp(min=self.eps)
+            v = F.softplus(raw) + self.eps if self.variance_from == "softplus" else raw.clamp(min=self.eps)
             loss = 0.5 * (torch.log(v) + miss.square() / v)
         return loss + 0.5 * math.log(2 * math.pi) if self.full else loss
 

@@ -7,12 +7,15 @@ When not: the last steps need a slope that shrinks near the target: then huber o
 Source: Boscovich, 1757; Bloomfield and Steiger, "Least Absolute Deviations", Birkhäuser 1983.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fallline.losses._base import alike, wide
+from fallline.losses._base import REDUCE, alike, wide
 from fallline.losses._kinds import Regression
+
+_FUSED = torch.ops.aten.l1_loss.default
 
 
 class MAE(Regression):
@@ -31,7 +34,7 @@ class MAE(Regression):
 
     @override
     def short(self, input: Tensor, target: Tensor) -> Tensor | None:
-        return F.l1_loss(input, target, reduction=self.reduction) if alike(input, target) else None
+        return _FUSED(input, target, REDUCE[self.reduction]) if alike(input, target) else None
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
