@@ -86,11 +86,12 @@ class Across(Loss):
         reference: Rows | None = given.get("reference")
         gathered = None
         mine = torch.arange(target.shape[0], device=target.device) if labels is None else labels
-        here = Pairs(mine, mine, keep, keep)
+        simple = labels is None and keep is None
+        here = Pairs(mine, mine, keep, keep, mine[:, None] if simple else None)
         more = None
         if reference is not None:
             more_x, more_y, theirs = self._further(reference, input, labels)
-            more = (more_x, more_y, Pairs(mine, theirs, keep)) if more_x.shape[0] else None
+            more = (more_x, more_y, Pairs(mine, theirs, keep, alone=mine[:, None][:, :0] if simple else None)) if more_x.shape[0] else None
             gathered = more_x[:0].sum() + more_y[:0].sum()
         total, count = self.across(Sides(input, target, here, more))
         if not isinstance(count, Tensor):

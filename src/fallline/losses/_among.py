@@ -28,12 +28,14 @@ class Pairs(NamedTuple):
         columns: (M,) of everything that they may be compared with, M >= N.
         keep: (N,) which anchors count, or None for all.
         keep_columns: (M,) which columns count, or None for all.
+        alone: (N, k) for each anchor the columns that are no negatives of it, where these are the only ones; a short way to `other`.
     """
 
     labels: Tensor
     columns: Tensor
     keep: Tensor | None = None
     keep_columns: Tensor | None = None
+    alone: Tensor | None = None
 
     def same(self, start: int = 0, stop: int | None = None) -> Tensor:
         """(rows, M): another example of the anchor's own class, for anchors start to stop."""
@@ -48,8 +50,13 @@ class Pairs(NamedTuple):
 
     def twice(self) -> "Pairs":
         """Both views of every example, one after the other, among both views of every column."""
-        two = (None if part is None else torch.cat([part, part]) for part in self)
-        return Pairs(*two)  # pyright: ignore[reportArgumentType]
+
+        def two(part: Tensor | None) -> Tensor | None:
+            return None if part is None else torch.cat([part, part])
+
+        alone = None if self.alone is None else torch.cat([self.alone, self.alone + self.columns.shape[0]], 1)
+        labels, columns = torch.cat([self.labels, self.labels]), torch.cat([self.columns, self.columns])
+        return Pairs(labels, columns, two(self.keep), two(self.keep_columns), two(alone))
 
     def _there(self, found: Tensor, start: int, stop: int | None) -> Tensor:
         if self.keep is not None:

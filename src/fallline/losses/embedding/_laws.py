@@ -7,9 +7,10 @@
     Hinge      Σ_n max(0, s_in)
     Hardest    max(0, max_n s_in)
 
-`terms` is written in differentiable operations and serves every order of derivative; `slope` is its first derivative in closed form,
-for one block at a time. Anchors are rows. `slope` takes what belongs to an anchor as a column (rows, 1), or as a row (1, M) where the
-columns of the block are the anchors: the similarities of a batch with itself are symmetric, so one block serves both ways.
+The laws that read negatives alone find −∞ in the place of everything else. `terms` is written in differentiable operations and serves
+every order of derivative; `slope` is its first derivative in closed form, for one block at a time. Anchors are rows. `slope` takes what
+belongs to an anchor as a column (rows, 1), or as a row (1, M) where the columns of the block are the anchors: the similarities of a
+batch with itself are symmetric, so one block serves both ways.
 """
 
 from typing import ClassVar
@@ -28,21 +29,20 @@ class Law:
     positives: ClassVar[bool] = False
     """Whether it reads which columns are of the anchor's own class."""
 
-    def terms(self, s: Tensor, neg: Tensor, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def terms(self, s: Tensor, neg: Tensor | None, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The number of each row (rows,), and what `slope` wants to know of it again."""
         raise NotImplementedError
 
-    def slope(self, s: Tensor, neg: Tensor, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
+    def slope(self, s: Tensor, neg: Tensor | None, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
         """The derivative by `s`, times `g`, of the shape of `s`; `known` are the further results of `terms`."""
         raise NotImplementedError
 
 
-def log_sum(s: Tensor, among: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp of the columns in `among` as (m, z), the sum being z exp(m), and the shifted scores s − m (−∞ elsewhere)."""
-    shifted = torch.where(among, s, NONE)
-    m = shifted.detach().amax(1)
+def log_sum(s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exp of each row as (m, z), the sum being z exp(m), and the shifted scores s − m."""
+    m = s.detach().amax(1)
     m = torch.where(m == NONE, 0, m)
-    shifted = shifted - m[:, None]
+    shifted = s - m[:, None]
     return m, shifted.exp().sum(1), shifted
 
 
@@ -51,9 +51,9 @@ def _log(m: Tensor, z: Tensor) -> Tensor:
     return torch.where(none, NONE, m + torch.where(none, 1, z).log())
 
 
-def _share(s: Tensor, among: Tensor, total: Tensor) -> Tensor:
-    """exp(s − total) where `among`, else 0."""
-    return torch.where(among, s - torch.where(total == NONE, 0, total), NONE).exp_()
+def _share(s: Tensor, total: Tensor) -> Tensor:
+    """The exponential of s − total; 0 where s is −∞."""
+    return (s - torch.where(total == NONE, 0, total)).exp_()
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -65,14 +65,14 @@ class LogSum(Law):
     """Log-sum-exp over the negatives."""
 
     @override
-    def terms(self, s: Tensor, neg: Tensor, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        m, z, _ = log_sum(s, neg)
+    def terms(self, s: Tensor, neg: Tensor | None, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        m, z, _ = log_sum(s)
         total = _log(m, z)
         return total, (total,)
 
     @override
-    def slope(self, s: Tensor, neg: Tensor, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
-        return _share(s, neg, known[0]).mul_(g)
+    def slope(self, s: Tensor, neg: Tensor | None, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
+        return _share(s, known[0]).mul_(g)
 
 
 class Each(Law):
@@ -81,9 +81,10 @@ class Each(Law):
     positives = True
 
     @override
-    def terms(self, s: Tensor, neg: Tensor, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def terms(self, s: Tensor, neg: Tensor | None, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        assert neg is not None
         assert pos is not None
-        m, z, _ = log_sum(s, neg)
+        m, z, _ = log_sum(torch.where(neg, s, NONE))
         total = _log(m, z)
         there = pos & (total != NONE)[:, None]
         gap = torch.where(there, torch.where(total == NONE, 0, total)[:, None] - s, NONE)
@@ -91,10 +92,11 @@ class Each(Law):
         return values, (total, gap.detach().sigmoid().sum(1))
 
     @override
-    def slope(self, s: Tensor, neg: Tensor, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
+    def slope(self, s: Tensor, neg: Tensor | None, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
+        assert neg is not None
         assert pos is not None
         total, pull = known
-        push = _share(s, neg, total).mul_(g * pull)
+        push = _share(torch.where(neg, s, NONE), total).mul_(g * pull)
         return torch.where(pos, (total - s).sigmoid_().mul_(-g), push)
 
 
@@ -104,9 +106,10 @@ class Mean(Law):
     positives = True
 
     @override
-    def terms(self, s: Tensor, neg: Tensor, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def terms(self, s: Tensor, neg: Tensor | None, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        assert neg is not None
         assert pos is not None
-        m, z, shifted = log_sum(s, neg | pos)
+        m, z, shifted = log_sum(torch.where(neg | pos, s, NONE))
         n = pos.sum(1).to(s.dtype)
         mean = torch.where(pos, shifted, 0).sum(1) / n.clamp(min=1)
         alone = n == 0
@@ -114,47 +117,47 @@ class Mean(Law):
         return value, (_log(m, z), n)
 
     @override
-    def slope(self, s: Tensor, neg: Tensor, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
+    def slope(self, s: Tensor, neg: Tensor | None, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
+        assert neg is not None
         assert pos is not None
         total, n = known
         g = torch.where(n == 0, 0, g)
-        return _share(s, neg | pos, total).mul_(g).sub_(torch.where(pos, g / n.clamp(min=1), 0))
+        return _share(torch.where(neg | pos, s, NONE), total).mul_(g).sub_(torch.where(pos, g / n.clamp(min=1), 0))
 
 
 class Soft(Law):
     """Log(1 + exp s) of every negative."""
 
     @override
-    def terms(self, s: Tensor, neg: Tensor, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return torch.where(neg, softplus(torch.where(neg, s, 0)), 0).sum(1), ()
+    def terms(self, s: Tensor, neg: Tensor | None, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return softplus(s).sum(1), ()
 
     @override
-    def slope(self, s: Tensor, neg: Tensor, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
-        return torch.where(neg, s, NONE).sigmoid_().mul_(g)
+    def slope(self, s: Tensor, neg: Tensor | None, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
+        return s.sigmoid().mul_(g)
 
 
 class Hinge(Law):
     """Every negative above 0."""
 
     @override
-    def terms(self, s: Tensor, neg: Tensor, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return torch.where(neg, s, 0).relu().sum(1), ()
+    def terms(self, s: Tensor, neg: Tensor | None, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return s.relu().sum(1), ()
 
     @override
-    def slope(self, s: Tensor, neg: Tensor, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
-        return torch.where(neg & (s > 0), g, 0)
+    def slope(self, s: Tensor, neg: Tensor | None, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
+        return torch.where(s > 0, g, 0)
 
 
 class Hardest(Law):
     """The highest negative, if above 0; several that are equally high share the gradient."""
 
     @override
-    def terms(self, s: Tensor, neg: Tensor, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        top = torch.where(neg, s, NONE).amax(1)
-        ties = ((s == top[:, None]) & neg).sum(1).clamp(min=1)
-        return top.relu(), (top.detach(), ties)
+    def terms(self, s: Tensor, neg: Tensor | None, pos: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        top = s.amax(1)
+        return top.relu(), (top.detach(), (s == top[:, None]).sum(1))
 
     @override
-    def slope(self, s: Tensor, neg: Tensor, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
+    def slope(self, s: Tensor, neg: Tensor | None, pos: Tensor | None, g: Tensor, *known: Tensor) -> Tensor:
         top, ties = known
-        return torch.where(neg & (s == top) & (top > 0), g / ties, 0)
+        return torch.where((s == top) & (top > 0), g / ties, 0)

@@ -51,7 +51,8 @@ class Margin(Classwise):
 
     @override
     def width(self, input: Tensor) -> int:
-        return self.classes or super().width(input)
+        given = 0 if self.class_weight is None else self.class_weight.shape[0]  # looked at in `logits`, as `classes` may be in the call
+        return self.classes or given or super().width(input)
 
     @override
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
@@ -76,6 +77,9 @@ class Margin(Classwise):
         if weight is not None:
             self._check_weight(input, weight)
         classes = super().width(input) if weight is None else weight.shape[0]
+        if self.class_weight is not None:
+            law, got = f"class_weight has the shape ({classes},)", tuple(self.class_weight.shape)
+            must(got == (classes,), law, got, "one weight a class", where=self.name)
         look = self.validate and readable(input, target)
         if look:
             in_range(target, classes, self.name)

@@ -15,11 +15,11 @@ from torch.autograd import forward_ad
 
 from fallline.losses._among import Pairs
 from fallline.losses._tracing import readable
-from fallline.losses.embedding._laws import Law, LogSum
+from fallline.losses.embedding._laws import NONE, Law, LogSum
 from fallline.losses.embedding._unit import unit
 
-BLOCK = 1 << 19
-"""Similarities held at once, about: 2 MB in float32, so that a block stays in the cache."""
+BLOCK = 1 << 20
+"""Similarities held at once, about: 4 MB in float32, so that a block stays in the cache. What fits in one block is kept for the slope."""
 
 
 def stream(law: Law, who: Pairs, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -56,15 +56,23 @@ def _by_blocks(x: Tensor, y: Tensor | None) -> bool:
     return readable(x, y) and forward_ad._current_level < 0
 
 
-def _masks(law: Law, who: Pairs, start: int = 0, stop: int | None = None) -> tuple[Tensor, Tensor | None]:
-    return who.other(start, stop), who.same(start, stop) if law.positives else None
-
-
 def _plain(law: Law, who: Pairs, sides: bool, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    s = x @ y.mT
-    neg, pos = _masks(law, who)
-    rows = law.terms(s, neg, pos)[0]
-    return (rows, law.terms(s.mT, neg.mT, pos)[0]) if sides else (rows,)
+    s, neg = x @ y.mT, who.other()
+    if law.positives:
+        return (law.terms(s, neg, who.same())[0],)
+    s = torch.where(neg, s, NONE)
+    rows = law.terms(s, None, None)[0]
+    return (rows, law.terms(s.mT, None, None)[0]) if sides else (rows,)
+
+
+def _block(law: Law, who: Pairs, x: Tensor, y: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The similarities of anchors start to stop, and the masks that the law reads with them."""
+    s = x[start:stop] @ y.mT
+    if law.positives:
+        return s, who.other(start, stop), who.same(start, stop)
+    if who.alone is not None:
+        return s.scatter_(1, who.alone[start:stop], NONE), None, None
+    return torch.where(who.other(start, stop), s, NONE), None, None
 
 
 def _cuts(n: int, m: int) -> list[tuple[int, int]]:
@@ -80,15 +88,18 @@ class _Streamed(torch.autograd.Function):
         other = x if y is None else y
         totals: list[Tensor] = []
         known: list[tuple[Tensor, ...]] = []
-        columns = x.new_full((other.shape[0],), -float("inf")) if sides else None
-        for start, stop in _cuts(x.shape[0], other.shape[0]):
-            s = x[start:stop] @ other.mT
-            neg, pos = _masks(law, who, start, stop)
-            total, more = law.terms(s, neg, pos)
+        columns = x.new_full((other.shape[0],), NONE) if sides else None
+        cuts = _cuts(x.shape[0], other.shape[0])
+        ctx.only = None
+        for start, stop in cuts:
+            block = _block(law, who, x, other, start, stop)
+            total, more = law.terms(*block)
             totals.append(total)
             known.append(more)
             if columns is not None:
-                columns = torch.logaddexp(columns, law.terms(s.mT, neg.mT, pos)[0])
+                columns = torch.logaddexp(columns, law.terms(block[0].mT, None, None)[0])
+            if len(cuts) == 1:
+                ctx.only = block
         ctx.law, ctx.who, ctx.own, ctx.sides = law, who, y is None, sides
         ctx.save_for_backward(x, *([] if y is None else [y]), *(torch.cat(part) for part in zip(*known, strict=True)))
         ctx.columns = columns
@@ -106,8 +117,7 @@ class _Streamed(torch.autograd.Function):
         of_y = torch.zeros_like(y) if ctx.needs_input_grad[4] else None
         far = (slopes[0], *saved) if ctx.own else (slopes[1], ctx.columns) if ctx.sides else None
         for start, stop in _cuts(x.shape[0], y.shape[0]):
-            s = x[start:stop] @ y.mT
-            neg, pos = _masks(law, ctx.who, start, stop)
+            s, neg, pos = _block(law, ctx.who, x, y, start, stop) if ctx.only is None else ctx.only
             w = law.slope(s, neg, pos, *(part[start:stop, None] for part in (slopes[0], *saved)))
             if far is not None:
                 w += law.slope(s, neg, pos, *(part[None] for part in far))
