@@ -78,6 +78,20 @@ def test_equals_the_loop_over_pairs(form, n, squared):
 
 
 @pytest.mark.parametrize("squared", [True, False])
+def test_whole_scores_with_many_ties_at_the_margin(form, squared):
+    g = torch.Generator().manual_seed(4)
+    for _ in range(40):
+        n = int(torch.randint(2, 30, (1,), generator=g))
+        s, y = torch.randint(-3, 4, (n,), generator=g).float(), torch.randint(0, 2, (n,), generator=g)
+        w = torch.randint(0, 3, (n,), generator=g).float()
+        y[:2], w[:2] = torch.tensor([0, 1]), 1
+        value, slope = slopes(lambda s, y=y, w=w: PairwiseAUC(squared=squared)(s, y, sample_weight=w), s)
+        expected, expected_slope = slopes(lambda s, y=y, w=w: all_pairs(s, y, w, 1.0, squared), s)
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(slope, expected_slope, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("squared", [True, False])
 def test_a_far_score_costs_the_near_ones_no_digits(form, squared):
     s, y, w = batch(300, torch.float32)
     s[0], y[0], w[0] = 1e7, 1, 1.0  # a positive beyond all: its pairs cost nothing

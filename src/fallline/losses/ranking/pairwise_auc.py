@@ -107,6 +107,7 @@ class PairwiseAUC(Elementwise):
 
     def _one_of_two(self, target: Tensor) -> None:
         zero_or_one(target, self.name)
-        bad = torch.nonzero(((target > 0) & (target < 1)).flatten())
-        if len(bad):
+        between = (target > 0) & (target < 1)
+        if target.is_floating_point() and bool(between.any()):
+            bad = torch.nonzero(between.flatten())
             refuse("every label is 0 or 1", at(target, bad), "for probabilities of 1 use binary_cross_entropy", where=self.name)
