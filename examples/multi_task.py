@@ -1,7 +1,8 @@
 """One network, two tasks: tell the garment on a picture of Fashion-MNIST, and how bright the picture is.
 
 A convolutional network with two heads is trained with fixed weights, with uncertainty weights and with GradNorm, and compared with
-the same network trained for the class alone. Run it in the root of the repository:
+the same network trained for the class alone. Brightness is the easy task: where it counts as much as the class, it costs the class
+about a point of accuracy, so its fixed weight is 0.1. Run it in the root of the repository:
 
     FALLLINE_DATA=folder/of/data python examples/multi_task.py --rows 20000 --epochs 6
 
@@ -18,6 +19,12 @@ from torch import Tensor
 import fallline as fl
 
 TASKS = {"class": "cross_entropy", "brightness": "mse"}
+WAYS = {
+    "class alone": None,
+    "both, fixed": {"weighting": "fixed", "weights": {"brightness": 0.1}},
+    "both, uncertainty": {"weighting": "uncertainty"},
+    "both, gradnorm": {"weighting": "gradnorm"},
+}
 
 
 def load(rows: int) -> tuple[tuple[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
@@ -33,13 +40,13 @@ def load(rows: int) -> tuple[tuple[Tensor, dict[str, Tensor]], tuple[Tensor, dic
     return both(train.x[:rows], train.y[:rows]), both(test.x, test.y)
 
 
-def fit(weighting: str | None, train: tuple[Tensor, dict[str, Tensor]], *, epochs: int, batch: int, seed: int) -> torch.nn.Module:
-    """Train a network with two heads by `weighting`; with one head where it is None."""
+def fit(way: str, train: tuple[Tensor, dict[str, Tensor]], *, epochs: int, batch: int, seed: int) -> torch.nn.Module:
+    """Train a network in one of `WAYS`."""
     x, targets = train
-    tasks = TASKS if weighting else {"class": "cross_entropy"}
-    heads = {"class": 10, "brightness": 1} if weighting else {"class": 10}
+    options = WAYS[way]
+    tasks, heads = ({"class": "cross_entropy"}, {"class": 10}) if options is None else (TASKS, {"class": 10, "brightness": 1})
     model = fl.models.MultiHead("cnn", heads, input_shape=tuple(x.shape[1:]), seed=seed)
-    loss = fl.losses.MultiTask(tasks, weighting=weighting or "fixed")
+    loss = fl.losses.MultiTask(tasks, **(options or {}))
     groups = [{"params": list(model.parameters())}, {"params": list(loss.parameters()), "lr": 0.01}]
     optimizer = torch.optim.Adam([group for group in groups if group["params"]], lr=1e-3)
     steps = epochs * -(-len(x) // batch)
@@ -52,7 +59,7 @@ def fit(weighting: str | None, train: tuple[Tensor, dict[str, Tensor]], *, epoch
             loss.backward(parts, shared=model.shared)
             optimizer.step()
             schedule.step()
-        print(f"{weighting or 'class alone'}, epoch {epoch + 1} of {epochs}, last batch:\n{parts}\n", file=sys.stderr, flush=True)
+        print(f"{way}, epoch {epoch + 1} of {epochs}, last batch:\n{parts}\n", file=sys.stderr, flush=True)
     return model
 
 
@@ -81,12 +88,10 @@ def main() -> None:
     train, test = load(chosen.rows)
     print(f"{len(train[0])} pictures to train, {len(test[0])} to test, {chosen.epochs} epochs, seed {chosen.seed}", flush=True)
     print(f"{'trained for':22}{'accuracy':>10}{'R2':>9}{'seconds':>9}", flush=True)
-    for weighting in (None, "fixed", "uncertainty", "gradnorm"):
+    for way in WAYS:
         began = time.perf_counter()
-        model = fit(weighting, train, epochs=chosen.epochs, batch=chosen.batch, seed=chosen.seed)
-        accuracy, r2 = judge(model, test)
-        name = f"both, {weighting}" if weighting else "class alone"
-        print(f"{name:22}{accuracy:9.2f}%{r2:9.4f}{time.perf_counter() - began:9.0f}", flush=True)
+        accuracy, r2 = judge(fit(way, train, epochs=chosen.epochs, batch=chosen.batch, seed=chosen.seed), test)
+        print(f"{way:22}{accuracy:9.2f}%{r2:9.4f}{time.perf_counter() - began:9.0f}", flush=True)
 
 
 if __name__ == "__main__":

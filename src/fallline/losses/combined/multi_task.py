@@ -42,7 +42,7 @@ class MultiTask(nn.Module):
 
     Args:
         losses: task to loss: its name ("mse", "huber:delta=2"), a loss of fallline, or any function of (output, target) that gives a 0-d
-            tensor. Without weights and masks of its own, such a function takes none.
+            tensor; such a function gets no weights and no mask.
         weighting: "fixed"; "uncertainty": give the optimizer `[*model.parameters(), *loss.parameters()]`; "gradnorm": call
             `loss.backward(parts, shared=...)` in place of `parts.total.backward()`.
         weights: task to weight > 0, or numbers in the order of the tasks; 1 where none is given. They stay ("fixed"), or are begun with.
