@@ -284,3 +284,10 @@ def test_the_coding_of_labels_is_not_guessed():
     # Keras maps 0/1 to -1/+1 batch by batch, if all of a batch is 0 and 1.
     with pytest.raises(FalllineError, match="2 \\* target - 1"):
         functional.hinge(torch.tensor(BITS[1]), torch.tensor(BITS[0]))
+
+
+def test_cosine_similarity_is_a_distance():
+    # Keras gives minus the similarity, so that -1 is a match; its tests have 0.720488 and -0.3460499 for these rows.
+    x, y = (torch.tensor(side, dtype=torch.float64) for side in (A[1], A[0]))
+    got = functional.cosine_similarity(x, y, reduction="none") - 1
+    assert torch.allclose(got, -torch.tensor([0.720488, -0.3460499], dtype=torch.float64), atol=1e-6)

@@ -18,7 +18,7 @@ import sys, torch
 from torch.testing._internal.common_modules import module_db
 from torch.testing._internal.common_nn import loss_reference_fns as references
 
-names, out = set(sys.argv[2:]), []
+names, out = set(sys.argv[2:]) - {"LinearCrossEntropyLoss", "TripletMarginLoss"}, []  # these two by `more` below
 for dtype in (torch.float64, torch.float32):
     torch.manual_seed(0)
     for info in module_db:
@@ -59,6 +59,15 @@ for dtype in (torch.float64, torch.float32):
     more("KLDivLoss", {}, x.log_softmax(-1), soft)
     more("KLDivLoss", {"log_target": True}, x.log_softmax(-1), soft.log())
     more("SoftMarginLoss", {}, x, y.sign())
+    for margin in (-0.5, 0.0, 0.3):
+        more("CosineEmbeddingLoss", {"margin": margin}, x, y, torch.tensor([1, -1, 1, -1, -1, 1]))
+    for margin in (0.5, 4.0):  # torch adds 1e-6 to every difference unless told not to
+        more("TripletMarginLoss", {"margin": margin, "eps": 0.0}, x, y, torch.randn(6, 5, dtype=dtype))
+    for smoothing in (0.0, 0.1):
+        heads, bias = torch.randn(7, 5, dtype=dtype), torch.randn(7, dtype=dtype)
+        options = {"label_smoothing": smoothing, "linear_bias": bias}
+        more("LinearCrossEntropyLoss", options, x, heads, labels)
+        more("LinearCrossEntropyLoss", {**options, "ignore_index": int(labels[0])}, x, heads, labels)
 torch.save(out, sys.argv[1])
 """
 
@@ -134,6 +143,17 @@ def multilabel_soft_margin(made, x, y):
     return {"mean": rows.mean(), "sum": rows.sum(), "none": rows}[made.get("reduction", "mean")]
 
 
+def triplet(made, a, p, n):
+    """Given triplets; torch adds eps = 1e-6 to each difference, ours adds nothing, so its distance is 0 where two points are one."""
+    made = {k: v for k, v in made.items() if k != "eps"}
+    return functional.triplet(a, p, n, **made)
+
+
+def linear_cross_entropy(made, x, heads, y):
+    made = dict(made)
+    return functional.linear_cross_entropy(x, heads, y, bias=made.pop("linear_bias"), **made)
+
+
 OURS = {
     "MSELoss": lambda made, x, y: functional.mse(x, y, **made),
     "L1Loss": lambda made, x, y: functional.mae(x, y, **made),
@@ -150,6 +170,9 @@ OURS = {
     "MultiMarginLoss": multi_margin,
     "SoftMarginLoss": soft_margin,
     "MultiLabelSoftMarginLoss": multilabel_soft_margin,
+    "CosineEmbeddingLoss": lambda made, a, b, y: functional.cosine_embedding(a, b, y, **made),
+    "TripletMarginLoss": triplet,
+    "LinearCrossEntropyLoss": linear_cross_entropy,
 }
 FITTING = {
     "by the sum over classes": "multi_margin_loss divides by the number of classes; Weston and Watkins do not: divided above",
