@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fallline.prove import guard
 from fallline.prove._check import Case, shown
 from fallline.prove.points import nearby, scale, usable
 from fallline.prove.report import Finding, found
@@ -31,6 +32,8 @@ def depends_on_target(case: Case) -> Iterator[Finding]:
     points = [s.x, *usable(s, case.domain, (0.3, 1.0))]
     tried = 0
     for y in _other_targets(case):
+        if guard.same(y, s.y):
+            continue
         for x in points:
             value, here = _value(s, x, y), _value(s, x, s.y)
             if value is None or here is None:

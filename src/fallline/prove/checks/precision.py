@@ -37,7 +37,7 @@ def half(case: Case) -> Iterator[Finding]:
             x, y = _narrow(case, level, dtype)
             try:
                 value, gradient, _ = s.slope(x, y)
-                truth, _ = s.each(x.double(), y.double() if y.is_floating_point() else y)
+                truth, slope, _ = s.slope(x.double(), y.double() if y.is_floating_point() else y)
             except Refused as refused:
                 refusal = str(refused)
                 continue
@@ -47,7 +47,7 @@ def half(case: Case) -> Iterator[Finding]:
             at = f"inputs of about {level:g}" if level else "the input given"
             if not finite(value.detach()):
                 told = f"{at} in {name} give {float(value.detach().mean())}, truly {shown(float(truth.detach().mean()))}"
-            elif gradient is not None and not finite(gradient):
+            elif gradient is not None and slope is not None and float(slope.abs().max()) < 6e4 and not finite(gradient):
                 told = f"{at} in {name} give a gradient that is not finite"
             else:
                 continue
