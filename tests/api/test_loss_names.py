@@ -115,7 +115,22 @@ def test_the_users_generators_are_left_alone(rows):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     quick(WITH_PARAMETERS[0], rows["multiclass"], epochs=1)
+    first = quick("triplet:mining=distance_weighted", rows["multiclass"], epochs=1)
     assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(6)
+    assert quick("triplet:mining=distance_weighted", rows["multiclass"], epochs=1).metrics == first.metrics
+
+
+def test_options_and_widths_written_in_the_spec(rows):
+    run = quick("arc_face:dim=6,margin=0.2", rows["multiclass"], epochs=1)
+    assert run.goal.outputs == 6
+    assert run.goal.loss.margin == 0.2
+    with pytest.raises(FalllineError, match="there is no option of triplet 'margn'; did you mean 'margin'"):
+        quick("triplet:margn=1", "a file that is not read")
+    with pytest.raises(FalllineError, match=r"heads, .* fl\.losses\.MultiTask"):
+        quick("multi_task", "a file that is not read")
+    with pytest.raises(FalllineError, match="linear_cross_entropy needs the features"):
+        quick("linear_cross_entropy", rows["multiclass"])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "torch"])

@@ -24,7 +24,7 @@ class Explanation:
 
     Attributes:
         name: as fallline writes it.
-        family: "loss", "optimizer", "wrapper", "activation", "schedule", "penalty" or "metric".
+        family: "loss", "weighting", "mining", "optimizer", "wrapper", "activation", "schedule", "penalty" or "metric".
         summary: one sentence.
         formula: lines of Unicode.
         when, when_not: when to use it and when not.
@@ -206,9 +206,9 @@ def explain(name: str | None = None, *, plot: bool | str | Path | None = None) -
     """Tell what something is: its formula, its source, when to use it and when not.
 
     Args:
-        name: a loss, optimizer, wrapper, activation, schedule, penalty or metric, as fallline, torch or Keras writes it ("leaky_relu",
-            "LeakyReLU", "torch.optim.RMSprop", "ridge"), with or without options ("huber:delta=2"); the name of a family ("losses") lists
-            it; None lists every name.
+        name: a loss, mining, optimizer, wrapper, activation, schedule, penalty or metric, as fallline, torch or Keras writes it
+            ("leaky_relu", "LeakyReLU", "torch.optim.RMSprop", "ridge"), with or without options ("huber:delta=2"); the name of a family
+            ("losses") lists it; None lists every name.
         plot: a file to draw it into (png, svg, pdf); True draws into NAME.png in the current folder.
 
     Returns:

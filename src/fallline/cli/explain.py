@@ -12,11 +12,14 @@ from fallline.cli.terminal import Voice
 
 def explain(
     name: Annotated[
-        str | None, Parameter(help="a loss, optimizer, wrapper, activation, schedule, penalty or metric; all names unless given")
+        str | None, Parameter(help="a loss, mining, optimizer, wrapper, activation, schedule, penalty or metric; all names unless given")
     ] = None,
     /,
     *,
-    plot: Annotated[str | None, o.text("draw it into this file (png, svg, pdf)", o.RUN)] = None,
+    plot: Annotated[
+        str | bool | None,
+        o.text("draw it into this file (png, svg, pdf); NAME.png unless a file is named", o.RUN, negative="", metavar="[FILE]"),
+    ] = None,
     html: Annotated[str | None, o.text("write it as a page into this file", o.RUN)] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,

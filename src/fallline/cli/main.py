@@ -62,7 +62,7 @@ COMMANDS = (
         "explain",
         _UNDERSTAND,
         "Tell formula, source and use of a loss, optimizer, activation or schedule.",
-        ("fallline explain huber", "fallline explain adam --plot adam.png"),
+        ("fallline explain huber --plot", "fallline explain adam --plot adam.png"),
     ),
 )
 

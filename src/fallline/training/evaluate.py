@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fallline.models.initial import seeded
 from fallline.training.goal import Goal
 from fallline.training.metrics import compute
 from fallline.training.reading import rows_to_learn
@@ -53,11 +54,14 @@ def mean_loss(raw: Tensor, target: Tensor, goal: Goal) -> float:
     """The mean loss over all rows of `raw` (N, outputs).
 
     A loss between embeddings is the mean over all terms within groups of `goal.together` rows, drawn by a fixed seed: as in training, its
-    size depends on how many rows are compared with one another.
+    size depends on how many rows are compared with one another. What such a loss draws (mining) it draws by a fixed seed too.
     """
     raw, target = goal.squeeze(raw), target.to(raw.device)
     with torch.inference_mode():
-        if not 0 < goal.together < len(raw):
+        if not goal.together:
+            return float(goal.loss.quick(raw, target))
+    with torch.inference_mode(), seeded(0):
+        if goal.together >= len(raw):
             return float(goal.loss.quick(raw, target))
         order = torch.randperm(len(raw), generator=torch.Generator().manual_seed(0)).to(raw.device)
         sums = [goal.loss.sum_and_count(raw[rows], target[rows]) for rows in order.split(goal.together)]
