@@ -235,6 +235,38 @@ def test_labels_sorted_by_class_are_not_cut_to_one_class():
     assert "sign" in fl.check_loss(F.cross_entropy, x, torch.arange(300) // 75).passed
 
 
+def two_heads(outputs, targets):
+    return F.cross_entropy(outputs["class"], targets["class"]) + F.l1_loss(outputs["size"], targets["size"])
+
+
+def test_several_heads_in_a_dict():
+    (scores, labels), (sizes, wanted) = data.scores(), data.numbers()
+    outputs, targets = {"class": scores, "size": sizes}, {"class": labels, "size": wanted}
+    report = fl.check_loss(two_heads, outputs, targets)
+    assert report.ok, report.text
+    assert {"gradient", "second", "batch", "target", "parts"} <= set(report.passed)
+    assert "sign" in report.skipped
+    ours = fl.losses.MultiTask({"class": "cross_entropy", "size": "mae"})
+    assert fl.check_loss(ours, outputs, targets).findings == ()
+    assert "detached" in fl.check_loss(lambda x, y: two_heads({k: v.detach() for k, v in x.items()}, y), outputs, targets)
+    assert "ignores-part" in fl.check_loss(lambda x, y: F.l1_loss(x["size"][:3], y["size"][:3]), outputs, targets)
+
+    def spoils(x, y):
+        x["size"].mul_(2)
+        return two_heads(x, y)
+
+    assert "in-place-input" in fl.check_loss(spoils, outputs, targets)
+    with pytest.raises(FalllineError, match=r"one row an example` must hold for check_loss, but got the shapes \(12, 5\), \(11,\)"):
+        fl.check_loss(two_heads, {"class": scores, "size": sizes[1:]}, targets)
+
+
+def test_three_tensors_in_a_tuple():
+    x, _ = data.triplets()
+    report = fl.check_loss(lambda abc, _: F.triplet_margin_loss(*abc), x.unbind(1), None)
+    assert report.ok, report.text
+    assert "gradient" in report.passed
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_floating_input(dtype):
     x, y = data.numbers()

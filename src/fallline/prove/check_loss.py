@@ -20,6 +20,7 @@ from fallline.prove._check import Case, Check
 from fallline.prove.checks import CHECKS, NAMES
 from fallline.prove.checks.calls import first_call
 from fallline.prove.forms import domain_of, target_of
+from fallline.prove.packed import Packed, several, unpacking
 from fallline.prove.report import Finding, LossReport, worst_first
 from fallline.prove.subject import NotChecked, Refused, Subject, brief
 
@@ -45,6 +46,8 @@ def check_loss(
     `fn(input, target)` is any callable that returns a tensor: a function, an `nn.Module`, one of fallline's losses or of torch's.
     `input` and `target` are an ordinary batch, as your model and data give them: 8 examples or more, not all alike. What kind of numbers
     they are (classes, labels 0/1 or -1/+1, numbers; scores or probabilities) is read off them. `target` None: a loss without a target.
+    Either may be a dict, tuple or list of tensors with one row an example (several heads, two views); which way such a loss pushes is then
+    not checked.
 
     `reference`: an independent formula `reference(input, target)` to compare values with, called in float64 where the loss takes that.
     `perfect`: the input at which the loss should be least for this target.
@@ -73,7 +76,10 @@ def check_loss(
         lookup("check", name, dict.fromkeys(NAMES))
     with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings(), guard.untouched(fn):
         warnings.simplefilter("ignore")
-        x, y = _tensor(input, "input"), None if target is None else _tensor(target, "target")
+        parts_x = Packed(input, "input") if several(input) else None
+        parts_y = Packed(target, "target") if several(target) else None
+        x = parts_x.table() if parts_x else _tensor(input, "input")
+        y = parts_y.table() if parts_y else None if target is None else _tensor(target, "target")
         targetless = y is None
         y = x.new_zeros(x.shape[:1]) if y is None else y
         if not x.is_floating_point():
@@ -82,14 +88,15 @@ def check_loss(
             must(given.numel() > 0, f"the {what} holds an example", tuple(given.shape), "give an ordinary batch", where=_WHERE)
             if given.is_floating_point() and not bool(torch.isfinite(given).all()):
                 refuse(f"the {what} is finite", "NaN or infinity", "give an ordinary batch; edges are tried on their own", where=_WHERE)
-        subject = Subject(fn, x, y, seed=seed, random=random, targetless=targetless)
+        called = unpacking(fn, parts_x, parts_y) if parts_x or parts_y else fn
+        subject = Subject(called, x, y, seed=seed, random=random, targetless=targetless)
         hints = {"reference": reference, "perfect": perfect, "compile": compile}
         hints["reduction"] = reduction or _told(fn, "reduction")
         hints["separate"] = separate if separate is not None else _told(fn, "separate")
-        return _prove(subject, _name(fn), hints, frozenset(skip))
+        return _prove(subject, _name(fn), hints, frozenset(skip), bool(parts_x or parts_y))
 
 
-def _prove(subject: Subject, name: str, hints: dict[str, Any], skip: frozenset[str]) -> LossReport:
+def _prove(subject: Subject, name: str, hints: dict[str, Any], skip: frozenset[str], parts: bool = False) -> LossReport:
     findings, fatal = first_call(subject)
     findings = [replace(finding, check="call") for finding in findings]
     passed: dict[str, str] = {} if findings else {"call": "the result is one finite number, or one an example"}
@@ -97,7 +104,7 @@ def _prove(subject: Subject, name: str, hints: dict[str, Any], skip: frozenset[s
         return LossReport(name, worst_first(findings), passed, dict.fromkeys((check.name for check in CHECKS), fatal))
     subject.settle()
     base = subject.number(subject.x, subject.y)
-    case = Case(subject, target_of(subject), domain_of(subject.x), base, **hints)
+    case = Case(subject, "unknown" if parts else target_of(subject), domain_of(subject.x), base, **hints)
     skipped: dict[str, str] = {}
     for check in CHECKS:
         if check.name in skip:

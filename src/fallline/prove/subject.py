@@ -216,7 +216,7 @@ def _recast_function(fn: types.FunctionType, dtype: torch.dtype) -> types.Functi
     except ValueError:
         return fn
     cells = tuple(
-        types.CellType(cast(thing, dtype, True)) if isinstance(thing, (Tensor, nn.Module, functools.partial)) else cell
+        types.CellType(cast(thing, dtype, True)) if isinstance(thing, (Tensor, nn.Module, functools.partial, types.FunctionType)) else cell
         for thing, cell in zip(kept, fn.__closure__ or (), strict=True)
     )
     defaults = tuple(cast(value, dtype, True) if isinstance(value, Tensor) else value for value in fn.__defaults__ or ())
