@@ -49,10 +49,11 @@ def test_module_and_function_and_cosines_agree(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_first_and_second_derivatives_of_embeddings_and_class_vectors(name):
     x, y, w = given()
+    x, y, w = x[:3, :3], y[:3] % 3, w[:3, :3]
     for margin in (0.3, 1.4):
         call = lambda x, w: getattr(functional, name)(x, y, weight=w, margin=margin, scale=4.0)  # noqa: E731, B023
         assert torch.autograd.gradcheck(call, (x.requires_grad_(), w.requires_grad_()))
-        assert torch.autograd.gradgradcheck(call, (x, w))
+        assert torch.autograd.gradgradcheck(call, (x, w), fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -138,12 +138,12 @@ def test_streamed_slopes_are_those_of_the_plain_form(name, options, form, referr
 
 @pytest.mark.parametrize(("name", "options", "form"), [case for case in FORMS if case[1].get("temperature") != 0.01])
 def test_first_and_second_derivatives_of_both_sides(name, options, form, monkeypatch):
-    monkeypatch.setattr(_stream, "BLOCK", 2 * 4)
+    monkeypatch.setattr(_stream, "BLOCK", 4)
     loss = build(name, **options)
-    x, y = rows(4, d=2).requires_grad_(), rows(4, 1, d=2).requires_grad_()
-    call, given = (loss, (x, y)) if form == "rows" else (lambda x: loss(x, CLASSES[:4]), (x,))
+    x, y = rows(3, d=2).requires_grad_(), rows(3, 1, d=2).requires_grad_()
+    call, given = (loss, (x, y)) if form == "rows" else (lambda x: loss(x, CLASSES[:3]), (x,))
     assert torch.autograd.gradcheck(call, given)
-    assert torch.autograd.gradgradcheck(call, given)
+    assert torch.autograd.gradgradcheck(call, given, fast_mode=True)
 
 
 def test_two_ranks_with_each_others_rows_are_one_batch():

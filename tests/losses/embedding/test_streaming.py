@@ -1,4 +1,4 @@
-"""No whole matrix of similarities is ever held; transforms and compilation take the plain form; pytorch-metric-learning where it is right."""
+"""No whole matrix of similarities is ever held; transforms and compilation take the plain form; equal to its peer where that is right."""
 
 import pytest
 import torch
@@ -8,8 +8,7 @@ from fallline.losses import build
 from fallline.losses.embedding import _stream
 
 D = torch.float64
-N = 96
-CLASSES = torch.arange(N) % 24
+N = 48
 SPECS = {
     "info_nce": "rows",
     "info_nce:symmetric=false": "rows",
@@ -26,8 +25,8 @@ def rows(n, seed=0, d=4, dtype=D):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def target_of(form, n, dtype=D):
-    return rows(n, 1, dtype=dtype) if form == "rows" else torch.arange(n) % (n // 4 or 1)
+def target_of(form, n):
+    return rows(n, 1) if form == "rows" else torch.arange(n) % (n // 4 or 1)
 
 
 class Largest(TorchDispatchMode):
@@ -47,11 +46,11 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize(("spec", "form"), SPECS.items())
 def test_no_tensor_is_larger_than_a_block(spec, form, monkeypatch):
-    monkeypatch.setattr(_stream, "BLOCK", 8 * N)
+    monkeypatch.setattr(_stream, "BLOCK", 4 * N)
     x, y = rows(N).requires_grad_(), target_of(form, N)
     with Largest() as seen:
         build(spec)(x, y).backward()
-    assert seen.size <= 2 * 8 * N
+    assert seen.size <= 2 * 4 * N
     monkeypatch.setattr(_stream, "_by_blocks", lambda *_: False)
     with Largest() as seen:  # the plain form does hold it: the measure works
         build(spec)(x, y).backward()
@@ -94,10 +93,12 @@ def test_func_vmap_and_forward_mode(spec, form):
         torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, tangent)
 
 
-@pytest.mark.parametrize(("spec", "form"), [(spec, form) for spec, form in SPECS.items() if ":" in spec])
+@pytest.mark.parametrize(
+    ("spec", "form"), [(spec, SPECS[spec]) for spec in ("info_nce:views=both", "cross_modal_ranking:negatives=hardest")]
+)
 def test_compiles_in_one_graph(spec, form):
     torch._dynamo.reset()
-    x, y = rows(8, dtype=torch.float32), target_of(form, 8, torch.float32)
+    x, y = rows(8, dtype=torch.float32), rows(8, 1, dtype=torch.float32)
     loss = build(spec)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, y), loss(x, y))
