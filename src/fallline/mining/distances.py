@@ -25,16 +25,7 @@ def squared_euclidean(x: Tensor, y: Tensor | None = None) -> Tensor:
     tensor([[ 0., 25.],
             [25.,  0.]])
     """
-    x, y = _rows(x, y)
-    middle = centre(y)
-    fine = _finer(x)
-    u, v = (x - middle).to(fine), (y - middle).to(fine)
-    lengths = (u * u).sum(-1)[:, None] + (v * v).sum(-1)
-    found = lengths - 2 * (u @ v.T)
-    if fine == x.dtype:  # nothing wider to multiply in: the value of each pair by its own differences, the slope as above
-        exact = torch.cdist(u.detach(), v.detach(), compute_mode="donot_use_mm_for_euclid_dist").square()
-        return torch.where(exact == 0, 0, found + (exact - found).detach())
-    return torch.where(found <= resolved(x.shape[-1]) * lengths, 0, found).to(x.dtype)
+    return _squares(*_rows(x, y))[0]
 
 
 def centre(y: Tensor) -> Tensor:
@@ -65,7 +56,8 @@ def euclidean(x: Tensor, y: Tensor | None = None) -> Tensor:
     tensor([[0., 0., 0.],
             [0., 0., 0.]])
     """
-    return root(squared_euclidean(x, y))
+    squares, exact = _squares(*_rows(x, y))
+    return root(squares) if exact is None else _valued(root(squares), exact)
 
 
 def cosine_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -107,6 +99,25 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
     "squared": squared_euclidean,
     "cosine": cosine_distance,
 }
+
+
+def _squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Squared distances, and the distances where they are known better than by a root of these."""
+    fine = _finer(x)
+    middle = centre(y).to(fine)
+    u, v = x.to(fine) - middle, y.to(fine) - middle
+    lengths = (u * u).sum(-1)[:, None] + (v * v).sum(-1)
+    found = lengths - 2 * (u @ v.T)
+    if fine != x.dtype:
+        return torch.where(found <= resolved(x.shape[-1]) * lengths, 0, found).to(x.dtype), None
+    # Nothing wider to multiply in: the value of each pair is that of its own differences, only the slope is that of the products.
+    exact = torch.cdist(x.detach(), y.detach(), compute_mode="donot_use_mm_for_euclid_dist")
+    return _valued(found, exact.square()).clamp(min=0), exact
+
+
+def _valued(found: Tensor, exact: Tensor) -> Tensor:
+    """`exact`, with the derivatives of `found`; 0 without any where it is 0."""
+    return torch.where(exact == 0, 0, found + (exact - found).detach())
 
 
 def _rows(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:

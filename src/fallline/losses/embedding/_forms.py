@@ -147,6 +147,7 @@ def blocks(rows: int, columns: int, most: int = 1 << 20) -> list[tuple[int, int]
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def poison(others: Tensor) -> Tensor:
-    """0, or NaN where any embedding holds one: a sort or a comparison would hide it."""
-    return torch.where(torch.isnan(others), others, 0).sum()
+def spoil(total: Tensor, count: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums and numbers of terms as they are, or NaN where any embedding holds one: a sort, a comparison or a count of 0 would hide it."""
+    total = total + torch.where(torch.isnan(others), others, 0).sum()
+    return total, torch.where(torch.isnan(total), count.clamp(min=1), count)

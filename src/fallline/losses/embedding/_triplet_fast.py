@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from typing_extensions import override
 
+from fallline.losses._among import Pairs
 from fallline.losses._tracing import readable
 from fallline.losses.embedding._forms import blocks
 from fallline.losses.embedding._triplet_sums import Sums
@@ -41,10 +42,11 @@ def serves(x: Tensor, others: Tensor, mining: str) -> bool:
 class Problem:
     """What does not change with the embeddings: classes, which examples count, the options."""
 
-    def __init__(self, labels: Tensor, columns: Tensor, keep: Tensor | None, keep_columns: Tensor | None, **options: Any) -> None:
-        self.labels, self.columns = (_integers(t) for t in (labels, columns))
-        self.keep = np.ones(len(labels), np.bool_) if keep is None else keep.numpy()
-        self.keep_columns = np.ones(len(columns), np.bool_) if keep_columns is None else keep_columns.numpy()
+    def __init__(self, pairs: Pairs, **options: Any) -> None:
+        self.labels, self.columns = (_integers(t) for t in (pairs.labels, pairs.columns))
+        keep, keep_columns = pairs.keep, pairs.keep_columns
+        self.keep = np.ones(len(self.labels), np.bool_) if keep is None else keep.numpy()
+        self.keep_columns = np.ones(len(self.columns), np.bool_) if keep_columns is None else keep_columns.numpy()
         self.margin, self.kind = float(options["margin"]), _KINDS[options["mining"]]
         self.squared, self.distance = bool(options["squared"]), str(options["distance"])
 
@@ -135,8 +137,8 @@ def _measure(x: Tensor, others: Tensor, distance: str) -> Callable[[int, int], t
 
     from fallline.losses.embedding._triplet_kernel import from_products
 
-    middle = centre(others)
-    u, v = (x - middle).double(), (others - middle).double()
+    middle = centre(others).double()
+    u, v = x.double() - middle, others.double() - middle
     lengths, other_lengths = ((t * t).sum(-1).numpy() for t in (u, v))
     least, take_root = resolved(x.shape[-1]), distance == "euclidean"
 

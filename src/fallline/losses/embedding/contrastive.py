@@ -17,7 +17,7 @@ from fallline._core.errors import refuse
 from fallline.losses._among import Pairs
 from fallline.losses._checks import at
 from fallline.losses._fields import choice, flag, number
-from fallline.losses.embedding._forms import Formed, blocks, poison
+from fallline.losses.embedding._forms import Formed, blocks, spoil
 from fallline.mining.distances import root, squared_euclidean, unit
 
 
@@ -71,7 +71,7 @@ class Contrastive(Formed):
 
     @override
     def among(self, x: Tensor, others: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        spoiled = poison(others)
+        given = others
         if self.unit:
             x, others = unit(x), unit(others)
         totals, counts = [x.sum(-1)[:0]], [pairs.labels.new_zeros(0, dtype=torch.int64)]
@@ -81,7 +81,7 @@ class Contrastive(Formed):
             short = (self.margin - root(squares)).relu()
             totals.append((torch.where(same, squares, 0) + torch.where(other, short * short, 0)).sum(-1) / 2)
             counts.append((same | other).sum(-1))
-        return torch.cat(totals) + spoiled, torch.cat(counts)
+        return spoil(torch.cat(totals), torch.cat(counts), given)
 
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:

@@ -18,7 +18,7 @@ from fallline._core.errors import refuse
 from fallline.losses._among import Pairs
 from fallline.losses._checks import at
 from fallline.losses._fields import number
-from fallline.losses.embedding._forms import Formed, blocks, poison
+from fallline.losses.embedding._forms import Formed, blocks, spoil
 from fallline.mining.distances import unit
 
 
@@ -55,7 +55,7 @@ class CosineEmbedding(Formed):
 
     @override
     def among(self, x: Tensor, others: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        spoiled = poison(others)
+        given = others
         x, others = unit(x), unit(others)
         totals, counts = [x.sum(-1)[:0]], [pairs.labels.new_zeros(0, dtype=torch.int64)]
         for start, stop in blocks(x.shape[0], others.shape[0]):
@@ -63,7 +63,7 @@ class CosineEmbedding(Formed):
             cosine = x[start:stop] @ others.T
             totals.append((torch.where(same, 1 - cosine, 0) + torch.where(other, (cosine - self.margin).relu(), 0)).sum(-1))
             counts.append((same | other).sum(-1))
-        return torch.cat(totals) + spoiled, torch.cat(counts)
+        return spoil(torch.cat(totals), torch.cat(counts), given)
 
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:

@@ -21,7 +21,7 @@ from fallline.losses._among import Pairs
 from fallline.losses._checks import warn_once
 from fallline.losses._fields import choice, flag, number
 from fallline.losses._tracing import readable
-from fallline.losses.embedding._forms import Formed, blocks, poison
+from fallline.losses.embedding._forms import Formed, blocks, spoil
 from fallline.losses.embedding._triplet_sums import Sums, triplet_sums
 from fallline.mining.batch_hard import hardest
 from fallline.mining.count_triplets import count_triplets
@@ -98,13 +98,13 @@ class Triplet(Formed):
 
     @override
     def among(self, x: Tensor, others: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        spoiled = poison(others)
+        given = others
         if self.unit or self.distance == "cosine":
             x, others = (unit(x),) * 2 if others is x else (unit(x), unit(others))
         total, count, active = self._sums(x, others, pairs)
         if self.validate and readable(x, count) and not count.any():
             _explain(pairs, self.name)
-        return total.to(x.dtype) + spoiled, count if self.average == "all" else active
+        return spoil(total.to(x.dtype), count if self.average == "all" else active, given)
 
     def _sums(self, x: Tensor, others: Tensor, pairs: Pairs) -> Sums:
         from fallline.losses.embedding._triplet_fast import Problem, fast_sums, serves
@@ -112,7 +112,7 @@ class Triplet(Formed):
         if not serves(x, others, self.mining):
             return self._plain(x, others, pairs)
         options = {key: getattr(self, key) for key in ("margin", "mining", "squared", "distance")}
-        return fast_sums(x, others, Problem(*pairs, **options), lambda x, others: self._plain(x, others, pairs))
+        return fast_sums(x, others, Problem(pairs, **options), lambda x, others: self._plain(x, others, pairs))
 
     def _plain(self, x: Tensor, others: Tensor, pairs: Pairs) -> Sums:
         """The same in torch operations, a block of anchors at a time."""
