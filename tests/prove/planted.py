@@ -308,6 +308,12 @@ def clamps_the_softmax(x, y):
     return -x.softmax(1).clamp(min=1e-8).gather(1, y[:, None]).log().mean()
 
 
+@plant("saturated", data.labels, severity="warning")
+def clamps_given_probabilities(p, y):
+    p = p.clamp(1e-7, 1 - 1e-7)
+    return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+
+
 @plant("nan-hidden", data.numbers)
 def replaces_nan(x, y):
     return torch.nan_to_num(x - y).square().mean()

@@ -214,6 +214,13 @@ def test_one_number_and_one_example_are_enough_to_call(batch):
     assert "order" in report.skipped
 
 
+def test_one_number_in_a_vector_is_warned_of_and_still_checked():
+    report = fl.check_loss(lambda x, y: F.mse_loss(x, y).reshape(1), *data.numbers())
+    assert "shape" in report
+    assert report.ok
+    assert "gradient" in report.passed
+
+
 def test_one_unbatched_example():
     assert fl.check_loss(F.cross_entropy, torch.tensor([0.2, -1.0, 0.5]), torch.tensor(1)).ok
 
@@ -362,6 +369,15 @@ def test_it_works_where_gradients_are_off(mode):
         x, y = (t * 1 for t in data.numbers())
         assert "gradient" in fl.check_loss(mse, x, y).passed
         assert not torch.is_grad_enabled()
+
+
+def test_a_factor_detached_inside_is_named():
+    def focal(x, y):
+        log_p = x.log_softmax(1).gather(1, y[:, None])
+        return -((1 - log_p.exp().detach()).square() * log_p).mean()
+
+    finding = next(f for f in fl.check_loss(focal, *data.scores()).findings if f.name == "gradient-wrong")
+    assert "return -((1 - log_p.exp().detach())" in finding.measured
 
 
 def test_no_warning_escapes(recwarn):

@@ -29,6 +29,21 @@ def test_ours_pass_with_other_reductions(name, reduction):
     assert {finding.name for finding in report.findings} <= {"no-transforms"} | KNOWN.get(name, set()), report.text
 
 
+WITH_OPTIONS = [
+    ("binary_cross_entropy", {"input_from": "probabilities"}, data.labels),
+    ("cross_entropy", {"ignore_index": -100}, lambda: ignored),
+    ("cross_entropy", {"class_weight": (1.0, 2.0, 3.0, 1.0, 5.0), "label_smoothing": 0.1}, data.scores),
+    ("kl_divergence", {"input_from": "probabilities"}, lambda: (data.soft()[0].softmax(1), data.soft()[1])),
+    ("kl_divergence", {"input_from": "log_probabilities"}, data.log_soft),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "batch"), WITH_OPTIONS)
+def test_ours_with_options(name, options, batch):
+    report = fl.check_loss(build(name, **options), *batch())
+    assert not report.findings, report.text
+
+
 ignored = data.scores()[0], torch.where(torch.arange(data.N) % 4 == 0, -100, data.scores()[1])
 weights = torch.tensor([1.0, 2.0, 3.0, 1.0, 5.0])
 EMPTY = "empty-batch"  # the mean over nothing is NaN

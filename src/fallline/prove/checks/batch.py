@@ -101,12 +101,22 @@ def _weighted_mean(case: Case) -> bool:
     s = case.subject
     try:
         alone = [s.number(s.x[i : i + 1], s.y[i : i + 1]) for i in range(s.n)]
-        first = next(i for i, a in enumerate(alone) if abs(a) < float("inf"))
-        weights = [1.0 if i == first else _weight(case, i, first, alone) for i in range(s.n)]
-        total = sum(w * a for w, a in zip(weights, alone, strict=True) if w)
-        return sum(weights) > 0 and min(weights) >= -1e-9 and abs(total / sum(weights) - case.base) <= 1e-5 * (abs(case.base) + 1e-6)
-    except (Refused, StopIteration, ZeroDivisionError):
+    except Refused:
         return False
+    return any(_fits(case, first, alone) for first in range(min(4, s.n)) if abs(alone[first]) < float("inf"))
+
+
+def _fits(case: Case, first: int, alone: list[float]) -> bool:
+    """Whether the weights that pairs with example `first` show give the loss of the batch; not if that example weighs nothing itself."""
+    s = case.subject
+    try:
+        weights = [1.0 if i == first else _weight(case, i, first, alone) for i in range(s.n)]
+    except (Refused, ZeroDivisionError):
+        return False
+    total = sum(w * a for w, a in zip(weights, alone, strict=True) if w)
+    if min(weights) < -1e-9 or sum(weights) <= 0:
+        return False
+    return abs(total / sum(weights) - case.base) <= 1e-5 * (abs(case.base) + 1e-6)
 
 
 def _weight(case: Case, i: int, first: int, alone: list[float]) -> float:

@@ -30,13 +30,14 @@ def first_call(subject: Subject) -> tuple[list[Finding], str]:
     if result.is_complex() or not (result.is_floating_point() or result.dtype in (torch.int64, torch.int32, torch.bool)):
         return [found("not-a-tensor", f"it returned a tensor of {result.dtype}")], "the loss returns no real number"
     findings = _shape(subject, result)
-    if findings:
+    if any(finding.severity == "error" for finding in findings):
         return findings, "the loss is neither one number nor one an example"
     if not finite(result.detach()):
         bad = int((~torch.isfinite(result.detach())).flatten().nonzero()[0])
         at = f" at {place(result.shape, bad)}" if result.ndim else ""
-        return [found("not-finite", f"the value is {float(result.detach().flatten()[bad])}{at}")], "the value is not finite"
-    return [], ""
+        findings.append(found("not-finite", f"the value is {float(result.detach().flatten()[bad])}{at}"))
+        return findings, "the value is not finite"
+    return findings, ""
 
 
 def _shape(subject: Subject, result: Tensor) -> list[Finding]:
@@ -64,7 +65,7 @@ def dtype(case: Case) -> Iterator[Finding]:
     """Results in the input's dtype."""
     s = case.subject
     for given in (torch.float32, torch.float64):
-        x, y = at_dtype(s.own_x, s.own_y, given)
+        x, y = at_dtype(s.x, s.y, given)
         try:
             result, _ = s.each(x, y)
         except Refused as refused:

@@ -69,11 +69,12 @@ def _edges(case: Case) -> Iterator[tuple[str, Tensor, Tensor, str]]:
         label = y.to(x.dtype).reshape(x.shape)
         yield "probabilities of exactly 0 and 1, all right", label, y, "error"
         yield "probabilities of exactly 0 and 1, all wrong", 1 - label, y, "error"
-    if case.kind in {"index", "distribution"} and case.domain == "simplex":
-        true = y.argmax(1) if case.kind == "distribution" else y
-        if bool(((true >= 0) & (true < x.shape[1])).all()):
-            yield "probabilities of exactly 0 and 1, all right", _hot(true, x), y, "error"
-            yield "probabilities of exactly 0 and 1, all wrong", _hot((true + 1) % x.shape[1], x), y, "error"
+    if case.kind == "distribution" and case.domain == "simplex":
+        hot = _hot(y.argmax(1), x)
+        yield "probabilities and targets of exactly 0 and 1, all right", hot, hot.to(y.dtype), "error"
+    if case.kind == "index" and case.domain == "simplex" and bool(((y >= 0) & (y < x.shape[1])).all()):
+        yield "probabilities of exactly 0 and 1, all right", _hot(y, x), y, "error"
+        yield "probabilities of exactly 0 and 1, all wrong", _hot((y + 1) % x.shape[1], x), y, "error"
 
 
 def _counted(y: Tensor) -> int:
@@ -148,9 +149,10 @@ def saturated(case: Case) -> Iterator[Finding]:
         raise NotChecked("no gradient comes back")
     wrong = _confidently_wrong(case)
     if wrong is None:
-        raise NotChecked("only for scores of classes or of labels 0/1 and -1/+1")
+        raise NotChecked("only for scores or probabilities of classes and of labels 0/1, and scores of -1/+1")
     case.needs_target()
-    for level in (8.0, 18.0, 32.0):
+    chances = case.domain != "real"
+    for level in (1.0,) if chances else (8.0, 18.0, 32.0):
         try:
             gradient = s.gradient(level * wrong, s.y).flatten(1) if s.batched and s.x.ndim > 1 else s.gradient(level * wrong, s.y)
         except Refused as refused:
@@ -160,7 +162,9 @@ def saturated(case: Case) -> Iterator[Finding]:
             dead &= (s.y >= 0).reshape(s.n, -1).any(1)
         if bool(dead.any()) and _dead_alone(s, level * wrong, dead):
             rows = f"{int(dead.sum())} of {dead.numel()} examples"
-            yield found("saturated", f"with scores of {level:g} on the wrong side the gradient of {rows} is exactly zero")
+            where = "probabilities of 0 and 1" if chances else f"scores of {level:g}"
+            told = f"with {where} on the wrong side the gradient of {rows} is exactly zero"
+            yield found("saturated", told, severity="warning" if chances else None)
             return
 
 
@@ -177,11 +181,15 @@ def _dead_alone(s: Subject, x: Tensor, dead: Tensor) -> bool:
 
 def _confidently_wrong(case: Case) -> Tensor | None:
     s = case.subject
+    if case.domain == "probability" and case.kind == "binary":
+        return 1 - s.y.to(s.x.dtype).reshape(s.x.shape)
+    if case.kind == "index" and case.domain in {"real", "simplex"}:
+        true = torch.where(s.y >= 0, s.y, 0)
+        if case.domain == "simplex":
+            return _hot((true + 1) % s.x.shape[1], s.x)
+        return (_hot((true + 1) % s.x.shape[1], s.x) - _hot(true, s.x)) / 2
     if case.domain != "real":
         return None
-    if case.kind == "index":
-        true = torch.where(s.y >= 0, s.y, 0)
-        return (_hot((true + 1) % s.x.shape[1], s.x) - _hot(true, s.x)) / 2
     label = s.y.to(s.x.dtype).reshape(s.x.shape) if case.kind in {"binary", "signed"} else None
     if case.kind == "binary" and label is not None:
         return 1 - 2 * label

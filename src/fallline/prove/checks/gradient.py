@@ -43,7 +43,10 @@ def gradient(case: Case) -> Iterator[Finding]:
         case.mark("gradient-unsound")
         where, gap = next(((w, g) for w, g in wrong if w), wrong[0])
         at = f"at input{where}" if where else "along a random direction"
-        yield found("gradient-wrong", f"{at} autograd gives {gap.autograd:.6g}, differences give {gap.differences:.6g} (step {gap.step:g})")
+        with Spy() as spy:
+            s.raw(s.own_x, s.own_y)
+        cut = f"; it is cut at {spy.cut}" if spy.cut else ""
+        yield found("gradient-wrong", f"{at} autograd gives {gap.autograd:.6g}, differences {gap.differences:.6g} (step {gap.step:g}){cut}")
 
 
 def _no_gradient(case: Case, points: list[Tensor], missing: bool) -> Iterator[Finding]:
