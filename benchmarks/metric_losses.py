@@ -5,10 +5,13 @@
 All triplets and semi-hard ones at N = 128, 512, 1024, with 2 classes and with N/8 (8 rows each), and alone at 4096; NT-Xent of N rows (two
 views of N/2) at 256 to 4096, also against the plain form that writes the whole matrix of similarities. Each contender's value is kept, as
 they must agree. A peer that would need more than `ROOM` bytes is left out, with the reason. Memory is what the resident set of a fresh
-process grows by, at its peak, after a small warm-up.
+process grows by at its peak, in a second call of the same size, after the first has loaded and compiled what there is and has given back
+its own.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -117,8 +120,10 @@ def resident(field):
 
 def alone(what, who, n, classes):
     """In a process of its own: one call after a warm-up; how much its memory grew at the peak."""
-    step(WHO[what][who], 32, 16 if what == "NT-Xent" else 4)()
     run = step(WHO[what][who], n, classes)
+    run()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before, start = resident("VmRSS"), time.perf_counter()
     value = run()
