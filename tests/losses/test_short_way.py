@@ -74,6 +74,20 @@ def test_infinities_take_the_long_way():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, D])
+def test_under_autocast_every_loss_is_what_it_is_without(dtype):
+    for name in SEPARATE:
+        x, y = example(name, dtype=dtype)
+        loss = build(name)
+        expected = loss(x, y)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(loss(x, y), expected)
+    p, y = torch.rand(8, dtype=dtype), torch.ones(8, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):  # on a GPU torch raises for its own form
+        assert BinaryCrossEntropy(input_from="probabilities").short(p, y) is None
+        torch.testing.assert_close(BinaryCrossEntropy(input_from="probabilities")(p, y), -p.log().mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
 def test_bad_targets_are_refused_on_the_short_way_too(dtype):
     for name, x, y in (
         ("cross_entropy", torch.zeros(2, 3, dtype=dtype), torch.tensor([0, 3])),

@@ -76,6 +76,8 @@ class BinaryCrossEntropy(Binary):
                 self.check_values(input.detach(), target.detach())
             value = torch.binary_cross_entropy_with_logits(input, target, None, None, reduction)
             return value if finite(value) else None
+        if torch.is_autocast_enabled(input.device.type):
+            return None  # where torch refuses its own form
         if within(input.detach(), _FLOOR, 1 - _FLOOR) and within(target.detach(), 0, 1):
             return torch.ops.aten.binary_cross_entropy(input, target, None, reduction)
         return None
