@@ -8,7 +8,7 @@ from fallline.losses import LOSSES, CrossEntropy
 from fallline.losses.devices import gather, mean_over_ranks, others
 from tests.losses import ranks
 
-NAMES = ["toy", *(name for name in ("sup_con", "info_nce") if name in LOSSES)]
+NAMES = ["toy", *(name for name in ("sup_con", "triplet", "contrastive", "info_nce") if name in LOSSES)]
 WAYS = [(2, True), (3, False), pytest.param((3, True), marks=pytest.mark.slow)]
 CLOSE = {torch.float64: {"rtol": 1e-10, "atol": 1e-12}, torch.float32: {"rtol": 1e-5, "atol": 5e-6}}
 

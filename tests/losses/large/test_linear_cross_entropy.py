@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
 from fallline._core.errors import FalllineError
-from fallline.losses import CrossEntropy, LinearCrossEntropy, build
+from fallline.losses import CrossEntropy, LinearCrossEntropy, build, check_task, describe
 from fallline.losses.functional import linear_cross_entropy
 from fallline.losses.large._blocks import rows_of
 
@@ -338,6 +338,13 @@ def test_module_function_and_registry_are_one():
     assert "in_features=4, classes=5, bias=False, softcap=30" in repr(LinearCrossEntropy(IN, C, bias=False, softcap=30))
     capped = LinearCrossEntropy(IN, C, softcap=0.5, dtype=D)
     assert capped.logits(100 * x).abs().max() <= 0.5
+
+
+def test_it_says_what_it_is_and_that_no_task_of_fit_gives_it_features():
+    e = describe("linear_cross_entropy")
+    assert all((e.summary, e.formula, e.when, e.when_not, e.source, e.departs))
+    with pytest.raises(FalllineError, match="needs the features before the last layer"):
+        check_task("linear_cross_entropy", "multiclass")
 
 
 def test_micro_batches_add_up():
