@@ -68,6 +68,17 @@ def test_the_gradient_of_the_weights_is_the_second_order_one(alpha):
     torch.stack(losses).sum().backward()  # the graph is still there
 
 
+def test_a_task_that_is_absent_does_not_count_in_the_means():
+    w = torch.tensor([1.0, 2.0, -1.0], dtype=D, requires_grad=True)
+    losses = [w.square().sum(), (3 * w).square().mean(), (w[0] - w[1]).square() * 50]
+    weights, initial = torch.tensor([0.5, 1.5, 1.0], dtype=D), torch.tensor([4.0, 30.0, 20.0], dtype=D)
+    two = functional.gradnorm(losses[:2], weights[:2], w, initial[:2], 0.7)
+    three = functional.gradnorm(losses, weights, w, initial, 0.7, present=torch.tensor([True, True, False]))
+    assert torch.allclose(three.targets[:2], two.targets, rtol=1e-14)
+    assert torch.allclose(three.gradient[:2], two.gradient, rtol=1e-14)
+    assert num(three.gradient[2]) == num(three.targets[2]) == 0
+
+
 @pytest.mark.parametrize("alpha", [0.0, 1.5])
 @pytest.mark.parametrize("scale", [1.0, 20.0])
 def test_twelve_steps_are_those_of_the_plain_algorithm(alpha, scale):
