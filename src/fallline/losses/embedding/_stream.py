@@ -65,9 +65,9 @@ def _plain(law: Law, who: Pairs, sides: bool, x: Tensor, y: Tensor) -> tuple[Ten
     return (rows, law.terms(s.mT, None, None)[0]) if sides else (rows,)
 
 
-def _block(law: Law, who: Pairs, x: Tensor, y: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The similarities of anchors start to stop, and the masks that the law reads with them."""
-    s = x[start:stop] @ y.mT
+def _block(law: Law, who: Pairs, x: Tensor, y: Tensor, start: int, stop: int, room: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The similarities of anchors start to stop, made in `room`, and the masks that the law reads with them."""
+    s = torch.mm(x[start:stop], y.mT, out=room[: stop - start])
     if law.positives:
         return s, who.other(start, stop), who.same(start, stop)
     if who.alone is not None:
@@ -86,25 +86,26 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, law: Law, who: Pairs, sides: bool, x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
         other = x if y is None else y
-        totals: list[Tensor] = []
-        known: list[tuple[Tensor, ...]] = []
+        known: list[Tensor] = []
         columns = x.new_full((other.shape[0],), NONE) if sides else None
         cuts = _cuts(x.shape[0], other.shape[0])
         ctx.only = None
+        room = x.new_empty(cuts[0][1], other.shape[0])
         for start, stop in cuts:
-            block = _block(law, who, x, other, start, stop)
+            block = _block(law, who, x, other, start, stop, room)
             total, more = law.terms(*block)
-            totals.append(total)
-            known.append(more)
+            for i, part in enumerate((total, *more)):  # into one tensor each: small ones kept from each block would split the memory
+                if len(known) == i:
+                    known.append(part.new_empty(x.shape[0]))
+                known[i][start:stop] = part
             if columns is not None:
                 columns = torch.logaddexp(columns, law.terms(block[0].mT, None, None)[0])
             if len(cuts) == 1:
                 ctx.only = block
         ctx.law, ctx.who, ctx.own, ctx.sides = law, who, y is None, sides
-        ctx.save_for_backward(x, *([] if y is None else [y]), *(torch.cat(part) for part in zip(*known, strict=True)))
+        ctx.save_for_backward(x, *([] if y is None else [y]), *known[1:])
         ctx.columns = columns
-        rows = torch.cat(totals)
-        return (rows,) if columns is None else (rows, columns.clone())
+        return (known[0],) if columns is None else (known[0], columns.clone())
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -116,8 +117,10 @@ class _Streamed(torch.autograd.Function):
         of_x = torch.empty_like(x) if ctx.needs_input_grad[3] else None
         of_y = torch.zeros_like(y) if ctx.needs_input_grad[4] else None
         far = (slopes[0], *saved) if ctx.own else (slopes[1], ctx.columns) if ctx.sides else None
-        for start, stop in _cuts(x.shape[0], y.shape[0]):
-            s, neg, pos = _block(law, ctx.who, x, y, start, stop) if ctx.only is None else ctx.only
+        cuts = _cuts(x.shape[0], y.shape[0])
+        room = x.new_empty(cuts[0][1] if ctx.only is None else 0, y.shape[0])
+        for start, stop in cuts:
+            s, neg, pos = _block(law, ctx.who, x, y, start, stop, room) if ctx.only is None else ctx.only
             w = law.slope(s, neg, pos, *(part[start:stop, None] for part in (slopes[0], *saved)))
             if far is not None:
                 w += law.slope(s, neg, pos, *(part[None] for part in far))
