@@ -345,7 +345,8 @@ class Classifier(ClassifierMixin, _Trained):
     @available_if(lambda self: self._has_probabilities())
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities (N, classes), in the order of `classes_`; not there for losses that give scores only (hinge)."""
-        seen = self.goal_.predict(self._raw(X)).numpy()
+        raw = self._raw(X)
+        seen = self.goal_.predict(raw).numpy()
         return seen if seen.ndim == 2 else np.stack([1 - seen, seen], axis=1)
 
     @available_if(lambda self: self._has_probabilities())
