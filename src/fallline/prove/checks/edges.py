@@ -51,7 +51,7 @@ def _edges(case: Case) -> Iterator[tuple[str, Tensor, Tensor, str]]:
     s = case.subject
     x, y = s.x, s.y
     shaped = y.reshape(x.shape) if y.is_floating_point() and y.numel() == x.numel() and y.shape != x.shape else y
-    if y.is_floating_point() and shaped.shape == x.shape:
+    if y.is_floating_point() and shaped.shape == x.shape and case.kind not in {"binary", "signed"}:
         yield "input equal to the target", shaped.to(x.dtype), y, "error"
     if case.domain in {"real", "nonnegative"} and case.kind != "distribution":
         yield "an input of zeros", torch.zeros_like(x), y, "error" if case.domain == "real" else "warning"
