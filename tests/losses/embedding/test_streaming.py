@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fallline.losses import build
+from fallline.losses import build, functional
 from fallline.losses.embedding import _stream
 
 D = torch.float64
@@ -108,6 +108,15 @@ def test_compiles_in_one_graph(spec, form):
         call(leaf, y).backward()
         slopes.append(leaf.grad)
     torch.testing.assert_close(*slopes)
+
+
+def test_functions_with_scale_or_class_vectors_compile():
+    torch._dynamo.reset()
+    x, y, w = rows(6), rows(6, 1), rows(3, 2)
+    calls = functional.sig_lip, (lambda x, y: functional.arc_face(x, torch.arange(6) % 3, weight=w))
+    for call in calls:
+        compiled = torch.compile(call, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x, y), call(x, y))
 
 
 @pytest.mark.parametrize("classes", [3, 12])

@@ -40,23 +40,20 @@ class SigLIP(Across):
     bias: float = number(-10.0, doc="b at the start: what is added, so that at first nearly every pair counts as apart")
     unit: bool = flag(True, doc="compare directions (cosine), not lengths (dot product)")
 
+    def __init__(self, *, fixed: tuple[Tensor | float, Tensor | float] | None = None, **options: Any) -> None:
+        self.fixed = fixed
+        super().__init__(**options)
+
     @override
     def setup(self) -> None:
-        self.growth = nn.Parameter(torch.zeros(()))
-        self.shift = nn.Parameter(torch.zeros(()))
-
-    fixed: tuple[Tensor | float, Tensor | float] | None = None
-
-    def fix(self, scale: Tensor | float, bias: Tensor | float) -> "SigLIP":
-        """The same loss with t and b as given, nothing learned by it."""
-        self.growth = self.shift = None
-        self.fixed = scale, bias
-        return self
+        if self.fixed is None:
+            self.growth = nn.Parameter(torch.zeros(()))
+            self.shift = nn.Parameter(torch.zeros(()))
 
     def line(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale t and bias b, as learned so far."""
-        if self.fixed is not None or self.growth is None or self.shift is None:
-            t, b = (torch.as_tensor(v, device=x.device).to(x.dtype) for v in self.fixed or (self.scale, self.bias))
+        if self.fixed is not None:
+            t, b = (torch.as_tensor(v, device=x.device).to(x.dtype) for v in self.fixed)
             return t, b
         return self.scale * self.growth.to(x.dtype).exp(), self.bias + self.shift.to(x.dtype)
 
@@ -87,7 +84,7 @@ def sig_lip(
     """
     options: dict[str, Any] = {"reduction": reduction, "normalize": normalize, "validate": validate, "unit": unit}
     options |= {key: number for key, number in (("scale", scale), ("bias", bias)) if not isinstance(number, Tensor)}
-    loss = SigLIP(**options).fix(scale, bias)
+    loss = SigLIP(fixed=(scale, bias), **options)
     return loss.forward(input, target, reference=reference, labels=labels, sample_weight=sample_weight, mask=mask)
 
 
