@@ -35,10 +35,10 @@ class Asymmetric(Binary):
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         log_p, log_not = F.logsigmoid(input), F.logsigmoid(-input)
-        yes = -torch.exp(self.gamma_positive * log_not) * log_p
+        yes = -torch.exp(self.gamma_positive * log_not) * log_p if self.gamma_positive else -log_p
         if self.margin:
             p = input.sigmoid() - self.margin
-            shown = p > 0
+            shown = ~(p <= 0)  # a NaN is no low probability
             p = torch.where(shown, p, 0.5)
             no = torch.where(shown, -p.pow(self.gamma_negative) * torch.log1p(-p), 0.0)
         else:

@@ -51,16 +51,17 @@ class Focal(Either):
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         if self.apart(input, target):
             return self._binary(input, target)
-        log_p, y = F.log_softmax(class_last(input), dim=-1), target.long().unsqueeze(-1)
-        own = torch.arange(log_p.shape[-1], device=log_p.device) == y
-        log_rest = torch.logsumexp(torch.where(own, -torch.inf, log_p), dim=-1)
-        return -torch.exp(self.gamma * log_rest) * log_p.gather(-1, y).squeeze(-1)
+        scores, y = class_last(input), target.long().unsqueeze(-1)
+        ahead = scores.gather(-1, y).squeeze(-1) - torch.logsumexp(scores.scatter(-1, y, -torch.inf), dim=-1)  # p = σ(ahead)
+        return self._fading(F.logsigmoid(ahead), F.logsigmoid(-ahead))
+
+    def _fading(self, log_p: Tensor, log_rest: Tensor) -> Tensor:
+        return -torch.exp(self.gamma * log_rest) * log_p if self.gamma else -log_p
 
     def _binary(self, input: Tensor, target: Tensor) -> Tensor:
         log_p, log_not = F.logsigmoid(input), F.logsigmoid(-input)
         one, zero = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
-        yes = -one * (torch.exp(self.gamma * log_not) * log_p if self.gamma else log_p)
-        no = -zero * (torch.exp(self.gamma * log_p) * log_not if self.gamma else log_not)
+        yes, no = one * self._fading(log_p, log_not), zero * self._fading(log_not, log_p)
         if not target.is_floating_point():
             return torch.where(target > 0, yes, no)
         return torch.where(target == 0, no, torch.where(target == 1, yes, target * yes + (1 - target) * no))
