@@ -4,6 +4,7 @@ Examples already put together come as (N, 2, D) or (N, 3, D), or as two or three
 class labels (N,) mean everything that the batch holds.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fallline._core.errors import must, refuse
-from fallline.losses._among import Among
+from fallline.losses._among import Among, Pairs
 from fallline.losses._base import Loss, wide
 
 
@@ -135,6 +136,19 @@ class Formed(Among):
         """One value an example (with class labels: the sum of each anchor's terms), times its weight; 0 where it is left out."""
         values, weights, _ = self._terms(input, target, sample_weight, mask, third, **given)
         return values if weights is None else values * weights
+
+
+def over_pairs(
+    x: Tensor, others: Tensor, pairs: Pairs, costs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Each anchor's sum over its pairs and their number; `costs` gives what a block's pairs cost if similar and if not, (rows, M) each."""
+    totals, counts = [x.sum(-1)[:0]], [pairs.labels.new_zeros(0, dtype=torch.int64)]
+    for start, stop in blocks(x.shape[0], others.shape[0]):
+        same, other = pairs.same(start, stop), pairs.other(start, stop)
+        near, far = costs(x[start:stop], others)
+        totals.append((torch.where(same, near, 0) + torch.where(other, far, 0)).sum(-1))
+        counts.append((same | other).sum(-1))
+    return torch.cat(totals), torch.cat(counts)
 
 
 def blocks(rows: int, columns: int, most: int = 1 << 20) -> list[tuple[int, int]]:

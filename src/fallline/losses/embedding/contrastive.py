@@ -17,7 +17,7 @@ from fallline._core.errors import refuse
 from fallline.losses._among import Pairs
 from fallline.losses._checks import at
 from fallline.losses._fields import choice, flag, number
-from fallline.losses.embedding._forms import Formed, blocks, spoil
+from fallline.losses.embedding._forms import Formed, over_pairs, spoil
 from fallline.mining.distances import root, squared_euclidean, unit
 
 
@@ -74,14 +74,12 @@ class Contrastive(Formed):
         given = others
         if self.unit:
             x, others = unit(x), unit(others)
-        totals, counts = [x.sum(-1)[:0]], [pairs.labels.new_zeros(0, dtype=torch.int64)]
-        for start, stop in blocks(x.shape[0], others.shape[0]):
-            same, other = pairs.same(start, stop), pairs.other(start, stop)
-            squares = squared_euclidean(x[start:stop], others)
-            short = (self.margin - root(squares)).relu()
-            totals.append((torch.where(same, squares, 0) + torch.where(other, short * short, 0)).sum(-1) / 2)
-            counts.append((same | other).sum(-1))
-        return spoil(torch.cat(totals), torch.cat(counts), given)
+        return spoil(*over_pairs(x, others, pairs, self._costs), given)
+
+    def _costs(self, x: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        squares = squared_euclidean(x, others)
+        short = (self.margin - root(squares)).relu()
+        return squares / 2, short * short / 2
 
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:

@@ -18,7 +18,7 @@ from fallline._core.errors import refuse
 from fallline.losses._among import Pairs
 from fallline.losses._checks import at
 from fallline.losses._fields import number
-from fallline.losses.embedding._forms import Formed, blocks, spoil
+from fallline.losses.embedding._forms import Formed, over_pairs, spoil
 from fallline.mining.distances import unit
 
 
@@ -55,15 +55,11 @@ class CosineEmbedding(Formed):
 
     @override
     def among(self, x: Tensor, others: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        given = others
-        x, others = unit(x), unit(others)
-        totals, counts = [x.sum(-1)[:0]], [pairs.labels.new_zeros(0, dtype=torch.int64)]
-        for start, stop in blocks(x.shape[0], others.shape[0]):
-            same, other = pairs.same(start, stop), pairs.other(start, stop)
-            cosine = x[start:stop] @ others.T
-            totals.append((torch.where(same, 1 - cosine, 0) + torch.where(other, (cosine - self.margin).relu(), 0)).sum(-1))
-            counts.append((same | other).sum(-1))
-        return spoil(torch.cat(totals), torch.cat(counts), given)
+        return spoil(*over_pairs(unit(x), unit(others), pairs, self._costs), others)
+
+    def _costs(self, x: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        cosine = x @ others.T
+        return 1 - cosine, (cosine - self.margin).relu()
 
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
