@@ -25,7 +25,7 @@ def squared_euclidean(x: Tensor, y: Tensor | None = None) -> Tensor:
     tensor([[ 0., 25.],
             [25.,  0.]])
     """
-    return _squares(*_rows(x, y))[0]
+    return squares_and_roots(x, y)[0]
 
 
 def centre(y: Tensor) -> Tensor:
@@ -56,8 +56,21 @@ def euclidean(x: Tensor, y: Tensor | None = None) -> Tensor:
     tensor([[0., 0., 0.],
             [0., 0., 0.]])
     """
-    squares, exact = _squares(*_rows(x, y))
-    return root(squares) if exact is None else _valued(root(squares), exact)
+    return squares_and_roots(x, y)[1]
+
+
+def squares_and_roots(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Squared distances and distances; the root is taken before rounding to float32, where the squares of 1e20 and 1e-24 are lost.
+
+    >>> squares_and_roots(torch.tensor([[0.0], [1e-24]]))[1][0]
+    tensor([0.0000e+00, 1.0000e-24])
+    """
+    x, y = _rows(x, y)
+    squares, exact = _squares(x, y)
+    roots = root(squares)
+    if exact is not None:
+        return squares, _valued(roots, exact)
+    return squares.to(x.dtype), roots.to(x.dtype)
 
 
 def cosine_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -67,7 +80,8 @@ def cosine_distance(x: Tensor, y: Tensor | None = None) -> Tensor:
     tensor([[0., 1., 2., 1.]])
     """
     x, y = _rows(x, y)
-    return 1 - unit(x) @ unit(y).T
+    with torch.autocast(x.device.type, enabled=False):
+        return 1 - unit(x) @ unit(y).T
 
 
 def unit(x: Tensor) -> Tensor:
@@ -82,6 +96,20 @@ def unit(x: Tensor) -> Tensor:
     nothing = largest == 0
     scaled = torch.where(nothing, 0, x / torch.where(nothing, 1, largest))  # no square overflows or vanishes
     return scaled / root((scaled * scaled).sum(-1, keepdim=True), at_zero=1.0)
+
+
+def length(x: Tensor) -> Tensor:
+    """Length of every vector of the last axis, whatever its scale; zero vectors have a gradient of 0, and one that is not finite is NaN.
+
+    >>> length(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
+    tensor([5.0000e+30, 0.0000e+00])
+    """
+    x = _wide(x)
+    if not x.shape[-1]:
+        return x.sum(-1)
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    scaled = x / torch.where(largest == 0, 1, largest)
+    return largest.squeeze(-1) * root((scaled * scaled).sum(-1))
 
 
 def root(squares: Tensor, at_zero: float = 0.0) -> Tensor:
@@ -102,14 +130,14 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
 
 
 def _squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Squared distances, and the distances where they are known better than by a root of these."""
+    """Squared distances (in float64 where there is one), and the distances where they are known better than by a root of these."""
     fine = _finer(x)
     middle = centre(y).to(fine)
     u, v = x.to(fine) - middle, y.to(fine) - middle
     lengths = (u * u).sum(-1)[:, None] + (v * v).sum(-1)
     found = lengths - 2 * (u @ v.T)
     if fine != x.dtype:
-        return torch.where(found <= resolved(x.shape[-1]) * lengths, 0, found).to(x.dtype), None
+        return torch.where(found < resolved(x.shape[-1]) * lengths, 0, found), None  # of an infinite length nothing is rounding
     # Nothing wider to multiply in: the value of each pair is that of its own differences, only the slope is that of the products.
     exact = torch.cdist(x.detach(), y.detach(), compute_mode="donot_use_mm_for_euclid_dist")
     return _valued(found, exact.square()).clamp(min=0), exact

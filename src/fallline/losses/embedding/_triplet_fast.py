@@ -71,20 +71,41 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     @override
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        grad = grad_outputs[0]
         x, others = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            mine, theirs = x.view_as(x), others.view_as(others)
-            total = ctx.plain(mine, theirs).total
-            return *torch.autograd.grad(total, (mine, theirs), grad.to(total.dtype), create_graph=True), None, None
-        grad, slope = grad.to(x.dtype), ctx.slope
-        if ctx.distance == "cosine":
-            return -grad[:, None] * (slope @ others), -(slope.T @ (grad[:, None] * x)), None, None
-        centre = x.sum(0) / max(x.shape[0], 1)
-        a, b = x - centre, others - centre
-        by_x = grad[:, None] * (slope.sum(1)[:, None] * a - slope @ b)
-        both = slope.T @ torch.cat([grad[:, None], grad[:, None] * a], 1)
-        return by_x, both[:, :1] * b - both[:, 1:], None, None
+        with torch.autocast(x.device.type, enabled=False):
+            way = _differentiably if torch.is_grad_enabled() else _directly
+            return *way(ctx, x, others, grad_outputs[0]), None, None
+
+
+def _differentiably(ctx: Any, x: Tensor, others: Tensor, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients with a graph of their own, for derivatives of derivatives."""
+    x, others = x.view_as(x), others.view_as(others)
+    total = ctx.plain(x, others).total
+    needed = ctx.needs_input_grad[:2]
+    wanted = [t for t, need in zip((x, others), needed, strict=True) if need]
+    found = iter(torch.autograd.grad(total, wanted, grad.to(total.dtype), create_graph=True))
+    by_x, by_others = (next(found) if need else None for need in needed)
+    return by_x, by_others
+
+
+def _directly(ctx: Any, x: Tensor, others: Tensor, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients by the slopes that were kept."""
+    grad, slope = grad.to(x.dtype)[:, None], ctx.slope
+    by_x = by_others = None
+    if ctx.distance == "cosine":
+        if ctx.needs_input_grad[0]:
+            by_x = -grad * (slope @ others)
+        if ctx.needs_input_grad[1]:
+            by_others = -(slope.T @ (grad * x))
+        return by_x, by_others
+    centre = x.sum(0) / max(x.shape[0], 1)
+    a, b = x - centre, others - centre
+    if ctx.needs_input_grad[0]:
+        by_x = grad * (slope.sum(1)[:, None] * a - slope @ b)
+    if ctx.needs_input_grad[1]:
+        both = slope.T @ torch.cat([grad, grad * a], 1)
+        by_others = both[:, :1] * b - both[:, 1:]
+    return by_x, by_others
 
 
 def _run(x: Tensor, others: Tensor, problem: Problem, slope: Tensor) -> tuple[Tensor, ...]:

@@ -17,8 +17,8 @@ def from_products(products, lengths, other_lengths, resolved, take_root, d):
         for j in range(products.shape[1]):
             both = lengths[i] + other_lengths[j]
             found = both - 2 * products[i, j]
-            nearest = np.float32(0.0 if found <= resolved * both else found)
-            d[i, j] = np.sqrt(nearest) if take_root else nearest
+            nearest = 0.0 if found < resolved * both else found
+            d[i, j] = np.float32(np.sqrt(nearest) if take_root else nearest)
 
 
 @njit(cache=True, nogil=True)
@@ -60,7 +60,7 @@ def _sorted(d, columns, n, narrow, keys, order, spare_keys, spare_order, table):
         values = np.empty(n, np.float64)
         for i in range(n):
             values[i] = d[columns[i]]
-        by = np.argsort(values)
+        by = np.argsort(values, kind="mergesort")
         for i in range(n):
             order[i] = columns[by[i]]
         return order
