@@ -272,3 +272,29 @@ def test_a_million_scores_take_no_matrix():
     normal = torch.distributions.Normal(torch.zeros((), dtype=D), 1.0)
     expected = normal.cdf(torch.tensor(1 / d, dtype=D)) + d * normal.log_prob(torch.tensor(1 / d, dtype=D)).exp()
     assert abs(value - expected) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+@pytest.mark.parametrize("far", [torch.finfo(torch.float32).min, -1e10, 1e10])
+def test_a_far_outlier_leaves_the_other_pairs_as_they_are(form, far, dtype):
+    s = torch.tensor([0.3, 0.2, far], dtype=dtype)
+    y = torch.tensor([1, 0, 0]) if far < 0 else torch.tensor([1, 0, 1])
+    value, slope = slopes(lambda s: functional.pairwise_auc(s, y, squared=False, reduction="sum"), s)
+    assert abs(value.item() - (1 - s[0].item() + s[1].item())) < 1e-7 if dtype != D else abs(value.item() - 0.9) < 1e-15
+    assert slope.tolist() == [-1, 1, 0]
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-30])
+def test_the_mean_does_not_ask_how_large_the_weights_are(form, scale):
+    s, y, w = batch(60, torch.float32)
+    w = w.float()
+    expected = PairwiseAUC()(s, y, sample_weight=w)
+    torch.testing.assert_close(PairwiseAUC()(s, y, sample_weight=w * scale), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*vmap.*")
+def test_a_batch_of_gradients(form):
+    s, y, _ = batch(40, torch.float32)
+    each = PairwiseAUC(reduction="none")
+    rows = torch.autograd.functional.jacobian(lambda s: each(s, y), s, vectorize=True)
+    torch.testing.assert_close(rows, torch.autograd.functional.jacobian(lambda s: each(s, y), s))

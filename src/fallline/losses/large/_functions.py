@@ -9,25 +9,20 @@ Under `create_graph` both take the pure form, which autograd differentiates agai
 from typing import Any
 
 import torch
-from torch import _C, Tensor
+from torch import Tensor
 from torch.autograd import forward_ad
 from typing_extensions import override
 
-from fallline.losses._tracing import readable
+from fallline.losses._tracing import batched, readable
 from fallline.losses.large import _blocks
 from fallline.losses.large._blocks import How, Layer, Need, Slopes
 
-_BATCHED: Any = _C._parse_dispatch_key("Batched")
 _NOTHING: Need = (False, False, False, False)
 
 
 def eager(*tensors: Tensor | None) -> bool:
     """Whether buffers may be written: plain tensors, no transform, no tangent, no batch of gradients (`is_grads_batched`)."""
-    return readable(*tensors) and forward_ad._current_level < 0 and not any(t is not None and _batched(t) for t in tensors)
-
-
-def _batched(t: Tensor) -> bool:
-    return _C._dispatch_keys(t).has(_BATCHED)  # pyright: ignore[reportAttributeAccessIssue]
+    return readable(*tensors) and forward_ad._current_level < 0 and not batched(*tensors)
 
 
 def rows(layer: Layer, target: Tensor, how: How) -> Tensor:

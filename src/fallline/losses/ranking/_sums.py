@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from fallline.losses._tracing import readable
+from fallline.losses._tracing import batched, readable
 
 _WORTH = 2048
 
@@ -50,17 +50,14 @@ def _compiled(s: Tensor, positive: Tensor, weight: Tensor) -> bool:
 
 def _by_prefix_sums(s: Tensor, positive: Tensor, weight: Tensor, margin: float, squared: bool) -> Tensor:
     s = s.to(precise(s))
-    total = weight.sum()
-    centre = torch.round((s.detach() * weight).sum() / torch.where(total == 0, 1, total))  # a whole number: taking it off rounds nothing
-    s = s - centre
-    z = torch.where(positive, s - margin, s)
+    off = margin * positive.to(s.dtype)
+    z = (s - off).detach()
     # a pair just at the margin is not above it, so that its slope is 0: of equal points the positive comes first
-    last = torch.nextafter(z.detach(), torch.where(positive, torch.inf, z.detach()))
-    order = torch.argsort(last, descending=True)
-    z = z.gather(-1, order)
+    order = torch.argsort(torch.nextafter(z, torch.where(positive, torch.inf, z)), descending=True)
+    s, off = s.gather(-1, order), off.gather(-1, order)
     above = _before(torch.cumsum(torch.where(positive, 0, weight).gather(-1, order), -1))
     # the first step has nothing above it: whatever roll puts there counts 0 times
-    step = z.roll(1) - z
+    step = (s.roll(1) - s) - (off.roll(1) - off)  # of the scores themselves, as s − m rounds far from 0
     sums = torch.cumsum(step * above, -1)
     if squared:
         sums = torch.cumsum(step * (2 * _before(sums) + step * above), -1)
@@ -91,7 +88,7 @@ class _Swept(torch.autograd.Function):
         from fallline.losses.ranking._kernels import up
 
         s, positive, weight = ctx.saved_tensors
-        if torch.is_grad_enabled() or not readable(grad):
+        if torch.is_grad_enabled() or not readable(grad) or batched(grad):
             with torch.enable_grad():
                 sums = _by_prefix_sums(s, positive, weight, ctx.margin, ctx.squared)
                 (by_s,) = torch.autograd.grad(sums, s, grad, create_graph=True)

@@ -64,12 +64,23 @@ class PairwiseAUC(Elementwise):
         weight = torch.ones_like(input) if own is None else own
         weight = (weight if keep is None else torch.where(keep, weight, 0)).to(precise(input))
         positive = target > 0
-        rest = torch.where(positive, 0, weight).sum()
+        ahead, rest = torch.where(positive, weight, 0), torch.where(positive, 0, weight).sum()
         if self.validate and readable(input, target, own):
             self._tell(positive, keep)
         sums = hinge_sums(input, positive, weight, self.margin, self.squared)
         values = sums / torch.where(rest == 0, 1, rest)
-        return values.to(input.dtype), (torch.where(positive, weight, 0) * rest).to(input.dtype)
+        pairs = ahead * rest
+        if given.get("shares"):
+            total = pairs.sum()
+            pairs = pairs / torch.where(total == 0, 1, total)
+        return values.to(input.dtype), pairs.to(input.dtype)
+
+    @override
+    def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The loss, reduced as `reduction` says; see `Loss.forward`. In the mean, no product of weights leaves its range."""
+        if self.reduction == "mean" and self.normalize == "weight":
+            return self._mean(*self._terms(input, target, sample_weight, mask, shares=True))
+        return super().forward(input, target, sample_weight=sample_weight, mask=mask)
 
     def _tell(self, positive: Tensor, keep: Tensor | None) -> None:
         there = positive if keep is None else positive[keep]
