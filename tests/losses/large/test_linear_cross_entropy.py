@@ -422,3 +422,65 @@ def test_refusals_say_what_to_write():
         LinearCrossEntropy(3, 0)
     with pytest.raises(FalllineError, match="every option is one of"):
         LinearCrossEntropy(3, 4, smoothing=0.1)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_label_smoothing_spreads_over_the_classes_that_are_possible(soft):
+    x, weight, b = layer()
+    ruled = b.detach().clone()
+    ruled[0] = -torch.inf
+    t = torch.where(LABELS > 0, LABELS, -100)
+    if soft:
+        t = F.one_hot(LABELS.clamp(min=1), C).to(D) / 2 + F.one_hot(torch.full((N,), 2), C) / 2
+    loss = CrossEntropy(label_smoothing=0.1)
+    (value,) = expected = (loss(F.linear(x, weight, ruled), t),)
+    assert value.isfinite()
+    wanted = torch.autograd.grad(value, (x, weight))
+    for block in (0, 2):
+        got = linear_cross_entropy(x, weight, t, bias=ruled, label_smoothing=0.1, block=block)
+        torch.testing.assert_close((got,), expected)
+        torch.testing.assert_close(torch.autograd.grad(got, (x, weight), retain_graph=True), wanted)
+        torch.testing.assert_close(torch.autograd.grad(got, (x, weight), create_graph=True), wanted)
+    pure = torch.func.grad(lambda x, w: linear_cross_entropy(x, w, t, bias=ruled, label_smoothing=0.1), (0, 1))(x, weight)
+    torch.testing.assert_close(pure, wanted)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_gradient_of_a_target_that_is_exactly_nothing(smoothing):
+    x, weight, b = (p.detach() for p in layer())
+    t = F.one_hot(LABELS.clamp(min=0), C).to(D).requires_grad_()
+    (got,) = torch.autograd.grad(linear_cross_entropy(x, weight, t, bias=b, label_smoothing=smoothing), t)
+    torch.testing.assert_close(got, (smoothing - 1) / N * F.linear(x, weight, b).log_softmax(-1))
+
+    def call(t):
+        return linear_cross_entropy(x, weight, t, bias=b, label_smoothing=smoothing, validate=False)
+
+    moved = made(N, C, seed=5)
+    torch.testing.assert_close(torch.func.jvp(call, (t.detach(),), (moved,))[1], (got * moved).sum())
+
+
+def test_derivatives_in_float64_hold_no_float32_constant():
+    x, weight, _ = layer()
+    t = LABELS.clamp(min=0)
+    wanted = torch.autograd.grad(F.cross_entropy(x @ weight.t(), t, label_smoothing=0.1), x)[0]
+
+    def call(x):
+        return linear_cross_entropy(x, weight, t, label_smoothing=0.1)
+
+    same = {"rtol": 0, "atol": 1e-14}
+    torch.testing.assert_close(torch.autograd.grad(call(x), x, create_graph=True)[0], wanted, **same)
+    torch.testing.assert_close(torch.func.grad(call)(x.detach()), wanted, **same)
+    torch.testing.assert_close(torch.func.jvp(call, (x.detach(),), (torch.ones_like(x),))[1], wanted.sum(), **same)
+
+
+def test_autocast_does_not_round_the_class_weights_of_soft_targets():
+    x, weight, b = (p.detach().float() for p in layer())
+    kw = {"bias": b, "class_weight": torch.tensor([0.1234567, 1.0, 2.3456789, 3.0, 0.7654321]), "reduction": "none"}
+    plain = linear_cross_entropy(x, weight, SOFT.float(), **kw)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(linear_cross_entropy(x, weight, SOFT.float(), **kw), plain)
+
+
+def test_a_weight_that_is_missing_is_one_sentence():
+    with pytest.raises(FalllineError, match="weight is a tensor"):
+        linear_cross_entropy(made(N, IN), None, LABELS)  # pyright: ignore[reportArgumentType]

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fallline.losses._tracing import batched, readable
+
 
 class How(NamedTuple):
     """The options that the arithmetic reads.
@@ -114,14 +116,15 @@ def _soften(z: Tensor, value: Tensor, target: Tensor, scale: Tensor | None, how:
     top = z.amax(-1, keepdim=True)
     z.sub_(top)
     mass, crossed, soft = 1.0, None, None
+    out, mean = _evenly(z) if how.smoothing else (None, None)
     if target.is_floating_point():
-        soft = smoothed(target, how.smoothing)
+        soft = smoothed(target, out, how.smoothing)
         mass = soft.sum(-1)
         crossed = torch.where(soft == 0, 0.0, soft * z).sum(-1)
     else:
         crossed = z.gather(-1, target[:, None]).squeeze(-1)
-        if how.smoothing:
-            crossed = (1 - how.smoothing) * crossed + how.smoothing * z.mean(-1)
+        if mean is not None:
+            crossed = (1 - how.smoothing) * crossed + how.smoothing * mean
     total = z.exp_().sum(-1)
     log_total = total.log()
     lse = top.squeeze(-1) + log_total
@@ -136,7 +139,9 @@ def _soften(z: Tensor, value: Tensor, target: Tensor, scale: Tensor | None, how:
         z.sub_(soft.mul_(scale[:, None]))
     else:
         if how.smoothing:
-            z.sub_((scale * (how.smoothing / z.shape[-1]))[:, None])
+            z.sub_(scale[:, None] * how.smoothing / _left(z, out))
+            if out is not None:
+                z.masked_fill_(out, 0)
         z.scatter_add_(-1, target[:, None], (scale * (how.smoothing - 1))[:, None])
     if bent is not None:
         z.mul_(bent.square_().neg_().add_(1))
@@ -145,9 +150,12 @@ def _soften(z: Tensor, value: Tensor, target: Tensor, scale: Tensor | None, how:
 # -- the same in pure operations -------------------------------------------------------------------------------------------------------
 
 
-def smoothed(target: Tensor, smoothing: float) -> Tensor:
-    """(1 − ε) t + ε / C, always a tensor of its own."""
-    return target * (1 - smoothing) + smoothing / target.shape[-1]
+def smoothed(target: Tensor, out: Tensor | None, smoothing: float) -> Tensor:
+    """(1 − ε) t + ε / C over the C classes that are not ruled `out`, always a tensor of its own."""
+    if not smoothing:
+        return target.clone()
+    even = smoothing / _left(target, out)
+    return target * (1 - smoothing) + (even if out is None else torch.where(out, 0.0, even))
 
 
 def values(layer: Layer, target: Tensor, how: How) -> Tensor:
@@ -171,8 +179,7 @@ def slopes(layer: Layer, target: Tensor, scale: Tensor, how: How, need: Need) ->
         if need[2] and by_bias is not None:
             by_bias = by_bias + pull.sum(0)
         if need[3]:
-            given = smoothed(target[rows], how.smoothing)
-            by_target.append(torch.where(given == 0, 0.0, (how.smoothing - 1) * u * F.log_softmax(z, -1)))
+            by_target.append((how.smoothing - 1) * u * _worth(z, target[rows]))
     return Slopes(
         (torch.cat(by_x) if by_x else torch.zeros_like(x)) if need[0] else None,
         by_weight if need[1] else None,
@@ -196,8 +203,7 @@ def tangents(layer: Layer, target: Tensor, along: Slopes, how: How) -> Tensor:
             moved = moved + along.bias
         change = (_pull(z, target[rows], how) * bend * moved).sum(-1)
         if along.target is not None:
-            given = smoothed(target[rows], how.smoothing)
-            change = change - (1 - how.smoothing) * torch.where(given == 0, 0.0, F.log_softmax(z, -1) * along.target[rows]).sum(-1)
+            change = change - (1 - how.smoothing) * (_worth(z, target[rows]) * along.target[rows]).sum(-1)
         parts.append(change)
     return torch.cat(parts) if parts else x.new_zeros(0)
 
@@ -213,27 +219,49 @@ def _logits(layer: Layer, rows: slice, how: How) -> tuple[Tensor, Tensor | float
 
 def _value(z: Tensor, bend: Tensor | float, target: Tensor, how: How) -> Tensor:
     del bend
-    log_p = F.log_softmax(z, -1)
     if target.is_floating_point():
-        t = smoothed(target, how.smoothing)
-        value = -torch.where(t == 0, 0.0, t * log_p).sum(-1)
+        out = _evenly(z)[0] if how.smoothing else None
+        t = smoothed(target, out, how.smoothing)
+        value = -(t * _worth(z, t)).sum(-1)
     else:
+        log_p = F.log_softmax(z, -1)
         value = (how.smoothing - 1) * log_p.gather(-1, target[:, None]).squeeze(-1)
         if how.smoothing:
-            value = value - how.smoothing * log_p.mean(-1)
+            value = value - how.smoothing * _evenly(log_p)[1]
     return value + how.z_loss * torch.logsumexp(z, -1).square() if how.z_loss else value
 
 
 def _pull(z: Tensor, target: Tensor, how: How) -> Tensor:
     """∂ℓ/∂z, before the softcap."""
     p = F.softmax(z, -1)
+    out = _evenly(z)[0] if how.smoothing else None
     if target.is_floating_point():
-        t = smoothed(target, how.smoothing)
+        t = smoothed(target, out, how.smoothing)
         mass = t.sum(-1, keepdim=True)
     else:
         place = torch.arange(z.shape[-1], device=z.device)
-        t = torch.where(place == target[:, None], 1 - how.smoothing, 0.0).to(z.dtype) + how.smoothing / z.shape[-1]
+        t = smoothed((place == target[:, None]).to(z.dtype), out, how.smoothing)
         mass = 1.0
     if how.z_loss:
         mass = mass + 2 * how.z_loss * torch.logsumexp(z, -1, keepdim=True)
     return mass * p - t
+
+
+def _worth(z: Tensor, target: Tensor) -> Tensor:
+    """Log p, with 0 for a class that is ruled out (−∞) where the target gives it nothing."""
+    log_p = F.log_softmax(z, -1)
+    return torch.where((target == 0) & (log_p == -torch.inf), 0.0, log_p)
+
+
+def _evenly(z: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Which classes are ruled out (−∞), None where none is, and the mean of `z` over the others."""
+    mean = z.mean(-1)
+    if z.device.type == "cpu" and readable(z) and not batched(z) and bool((mean.detach() > -torch.inf).all()):
+        return None, mean
+    out = z == -torch.inf
+    return out, (torch.where(out, 0.0, z) / _left(z, out)).sum(-1)
+
+
+def _left(z: Tensor, out: Tensor | None) -> Tensor | int:
+    """How many classes are possible, (N, 1) or one number."""
+    return z.shape[-1] if out is None else (z.shape[-1] - out.sum(-1, keepdim=True)).to(z.dtype)

@@ -111,7 +111,10 @@ class Headed(Loss):
         if self.class_weight is None:
             return None
         heavy = self.class_weight.to(input.dtype)
-        return target @ heavy if target.is_floating_point() else heavy[target.long()]
+        if not target.is_floating_point():
+            return heavy[target.long()]
+        with torch.autocast(input.device.type, enabled=False):  # which would round the product to 16 bits
+            return target @ heavy
 
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
@@ -246,9 +249,8 @@ def linear_cross_entropy(
     >>> functional.linear_cross_entropy(torch.zeros(3, 8), torch.zeros(4, 8), torch.tensor([0, 1, 3]))
     tensor(1.3863)
     """
-    for what, given in (("weight", weight), ("bias", bias)):
-        if given is not None and not isinstance(given, Tensor):
-            refuse(f"{what} is a tensor", type(given).__name__, where="linear_cross_entropy")
+    for what, given in (("weight", weight), *(() if bias is None else (("bias", bias),))):
+        must(isinstance(given, Tensor), f"{what} is a tensor", type(given).__name__, where="linear_cross_entropy")
     loss = _Tied(
         weight,
         bias,
