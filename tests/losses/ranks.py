@@ -106,15 +106,23 @@ def work(rank, world, parallel, names, folder):
     (out["half"],) = torch.autograd.grad(gather(half).float().sum() * 1.00390625, half)
     out["nothing"] = gather(leaf[:0]).shape
     out["flags"] = gather(labels > 0)
-    for what, bad in {"width": torch.zeros(2, 3 + rank), "type": torch.zeros(2, 3).to(torch.float64 if rank else torch.float32)}.items():
+    second, z = rank == 1, torch.zeros(2, 6)
+    for what, call in {
+        "width": lambda: gather(torch.zeros(2, 3 + rank)),
+        "type": lambda: gather(torch.zeros(2, 3).to(torch.float64 if rank else torch.float32)),
+        "gradients": lambda: gather(torch.zeros(2, 3, requires_grad=rank == 0)),
+        "shape": lambda: gather(z.reshape(2, 2, 3) if second else z),
+        "number": lambda: gather(1.0 if second else z),  # pyright: ignore[reportArgumentType]
+        "kind": lambda: gather(z.to(torch.complex64) if second else z),
+        "lengths": lambda: others(z, z[:1] if second else z),
+        "mask": lambda: others(z, z, mask=z[:, 0] if second else z[:, 0] > 0),
+        "more": lambda: others(*[z] * (2 + rank)),
+        "total": lambda: mean_over_ranks(z if second else z.sum(), torch.tensor(1.0)).item(),
+    }.items():
         try:
-            gather(bad)
+            out[what] = call()
         except FalllineError as error:
             out[what] = str(error)
-    try:
-        gather(torch.zeros(2, 3, requires_grad=rank == 0))
-    except FalllineError as error:
-        out["gradients"] = str(error)
     torch.save(out, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

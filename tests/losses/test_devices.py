@@ -1,5 +1,7 @@
 """A batch spread over ranks of unequal size gives the value and the gradients of the whole batch on one process."""
 
+import math
+
 import pytest
 import torch
 
@@ -69,10 +71,24 @@ def test_rows_come_in_the_order_of_ranks_with_gradients_of_two_orders(told):
 
 def test_what_would_hang_is_refused_on_every_rank(told):
     for out in told:
-        assert "one width on all ranks" in out["width"]
-        assert "3 on rank 0, 4 on rank 1" in out["width"]
+        assert "one shape on all ranks" in out["width"]
+        assert "(N, 3) on rank 0, (N, 4) on rank 1" in out["width"]
+        assert "(N, 6) on rank 0, (N, 2, 3) on rank 1" in out["shape"]
         assert "torch.float32 on rank 0, torch.float64 on rank 1" in out["type"]
         assert "yes on rank 0, no on rank 1" in out["gradients"]
+
+
+def test_a_refusal_on_one_rank_leaves_none_waiting(told):
+    for rank, out in enumerate(told):
+        for what, own in (
+            ("number", "rows is a tensor"),
+            ("kind", "real numbers"),
+            ("lengths", "one number of rows"),
+            ("mask", "the mask is"),
+        ):
+            assert (own if rank == 1 else "an error on rank 1") in out[what], what
+        assert "as many tensors" in out["more"]
+        assert ("total is one number" in out["total"]) if rank == 1 else math.isnan(out["total"])
 
 
 def test_one_process_needs_no_group():

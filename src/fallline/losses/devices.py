@@ -9,8 +9,10 @@
 The value is L on every rank. Its gradients are made for what follows: DistributedDataParallel (and FSDP) divides the sum of the ranks'
 gradients by their number R, so each rank sends back R times its share, and the parameters get ∂L/∂θ of the whole batch, exactly. Where
 gradients are summed and not averaged, write `averaged=False`. A rank may hold fewer rows than the others, none, or only masked ones; it
-still takes part in every call, as in every collective of torch. Parameters of the loss itself (class vectors, uncertainty weights) need the
-same averaging: keep them in the module that DDP wraps. Without a process group all of it works on the one batch there is.
+still takes part in every call, as in every collective of torch. A rank that refuses what it is given says so to the others, which then
+refuse too (`gather`, `others`) or get NaN (`mean_over_ranks`, which reads no number): none is left waiting. Parameters of the loss itself
+(class vectors, uncertainty weights) need the same averaging: keep them in the module that DDP wraps. Without a process group all of it
+works on the one batch there is.
 """
 
 from typing import Any
@@ -20,43 +22,28 @@ import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import override
 
-from fallline._core.errors import must, refuse
+from fallline._core.errors import must
+from fallline.losses._agree import Group, agree, caught, device, say
 
 _NARROW = (torch.float16, torch.bfloat16)
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)  # as before 2.13
-_DTYPES = (
-    torch.float32,
-    torch.float64,
-    torch.float16,
-    torch.bfloat16,
-    torch.int64,
-    torch.int32,
-    torch.int16,
-    torch.int8,
-    torch.uint8,
-    torch.bool,
-)
-Group = Any
 
 
 def gather(rows: Tensor, *, group: Group = None) -> Tensor:
     """The rows (N_r, ...) of every rank, own ones among them, in the order of the ranks; N_r may differ, 0 is fine.
 
     A gradient that any rank sends back for a row reaches the rank that the row came from; they are summed there.
-    Raises FalllineError, on every rank alike, where the ranks' rows differ in shape or type.
+    Raises FalllineError, on every rank alike, where the ranks' rows differ in shape or type, or any rank refuses its own.
 
     >>> gather(torch.zeros(3, 2)).shape  # no process group: there is one rank
     torch.Size([3, 2])
     """
-    must(
-        isinstance(rows, Tensor) and rows.ndim >= 1,
-        "rows is a tensor (N, ...)",
-        getattr(rows, "shape", type(rows).__name__),
-        where="gather",
-    )
+    wrong = caught(_ranked, "rows is", (rows,), "gather")
     if _world(group) == 1:
+        say(wrong)
         return rows
-    return _gathered(rows, _agree(rows, group, "gather"), group)
+    (sizes,) = agree((rows,), wrong, group, "gather")
+    return _gathered(rows, sizes, group)
 
 
 def others(*rows: Tensor, mask: Tensor | None = None, group: Group = None) -> tuple[Tensor, ...] | None:
@@ -69,21 +56,15 @@ def others(*rows: Tensor, mask: Tensor | None = None, group: Group = None) -> tu
     >>> others(torch.zeros(3, 2), torch.tensor([0, 1, 0])) is None
     True
     """
-    for each in rows:
-        must(isinstance(each, Tensor) and each.ndim >= 1, "every argument is a tensor (N, ...)", type(each).__name__, where="others")
-    sizes = {each.shape[0] for each in rows}
-    must(len(sizes) == 1, "all that others is given has one number of rows", [tuple(each.shape) for each in rows], where="others")
+    wrong = caught(_fitting, rows, mask)
     if _world(group) == 1:
+        say(wrong)
         return None
-    if mask is not None:
-        n = rows[0].shape[0]
-        law = f"the mask is boolean and ({n},)"
-        must(mask.dtype == torch.bool and mask.shape == (n,), law, f"{mask.dtype} {tuple(mask.shape)}", where="others")
+    if mask is not None and wrong is None:
         rows = tuple(each[mask] for each in rows)
     rank = dist.get_rank(group)
     found = []
-    for each in rows:
-        sizes = _agree(each, group, "others")
+    for each, sizes in zip(rows, agree(rows, wrong, group, "others"), strict=True):
         every = _gathered(each, sizes, group)
         before = sum(sizes[:rank])
         found.append(torch.cat([every[:before], every[before + sizes[rank] :]]))
@@ -100,19 +81,14 @@ def mean_over_ranks(total: Tensor, count: Tensor, *, averaged: bool = True, grou
     >>> mean_over_ranks(torch.tensor(6.0), torch.tensor(4.0))
     tensor(1.5000)
     """
-    for what, came in (("total", total), ("count", count)):
-        ok = isinstance(came, Tensor) and came.ndim == 0
-        must(
-            ok,
-            f"{what} is one number",
-            getattr(came, "shape", type(came).__name__),
-            "give what sum_and_count returned",
-            where="mean_over_ranks",
-        )
-    world = _world(group)
-    both = torch.stack([total.detach().double(), count.detach().double()])
+    wrong, world = caught(_numbers, total, count), _world(group)
+    if wrong is None:
+        both = torch.stack([total.detach().double(), count.detach().double()])
+    else:
+        both = torch.full((2,), torch.nan, dtype=torch.float64, device=device(group, total, count))
     if world > 1:
         dist.all_reduce(both, group=group)
+    say(wrong)
     n = torch.where(both[1] == 0, 1, both[1])
     return _Shared.apply(total, (both[0] / n).to(total.dtype), ((world if averaged else 1) / n).to(total.dtype))  # pyright: ignore[reportReturnType]
 
@@ -207,20 +183,25 @@ def _world(group: Group) -> int:
     return world
 
 
-def _agree(rows: Tensor, group: Group, where: str) -> list[int]:
-    """How many rows each rank has; refuses, on all ranks at once, what would leave some of them waiting for ever."""
-    grows = rows.requires_grad and torch.is_grad_enabled()
-    must(rows.dtype in _DTYPES, "the rows are real numbers", rows.dtype, where=where)
-    told = torch.tensor([rows.shape[0], rows.shape[1:].numel(), _DTYPES.index(rows.dtype), int(grows)], device=rows.device)
-    heard = [torch.empty_like(told) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(heard, told, group=group)
-    table = torch.stack(heard).tolist()
-    for place, law, shown in (
-        (1, "rows have one width on all ranks", str),
-        (2, "rows have one type on all ranks", lambda i: str(_DTYPES[i])),
-        (3, "rows carry gradients on all ranks or on none", lambda flag: "yes" if flag else "no"),
-    ):
-        column = [line[place] for line in table]
-        if len(set(column)) > 1:
-            refuse(law, ", ".join(f"{shown(value)} on rank {rank}" for rank, value in enumerate(column)), where=where)
-    return [line[0] for line in table]
+def _ranked(what: str, rows: tuple[Any, ...], where: str) -> None:
+    for each in rows:
+        ok = isinstance(each, Tensor) and each.ndim >= 1
+        must(ok, f"{what} a tensor (N, ...)", getattr(each, "shape", type(each).__name__), where=where)
+
+
+def _fitting(rows: tuple[Any, ...], mask: Tensor | None) -> None:
+    _ranked("every argument is", rows, "others")
+    sizes = {each.shape[0] for each in rows}
+    must(len(sizes) == 1, "all that others is given has one number of rows", [tuple(each.shape) for each in rows], where="others")
+    if mask is not None:
+        n = rows[0].shape[0]
+        ok = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (n,)
+        came = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        must(ok, f"the mask is boolean and ({n},)", came, where="others")
+
+
+def _numbers(total: Any, count: Any) -> None:
+    for what, came in (("total", total), ("count", count)):
+        ok = isinstance(came, Tensor) and came.ndim == 0
+        shown = getattr(came, "shape", type(came).__name__)
+        must(ok, f"{what} is one number", shown, "give what sum_and_count returned", where="mean_over_ranks")
