@@ -38,7 +38,7 @@ def next_farther(d: Tensor, same: Tensor, other: Tensor) -> tuple[Tensor, Tensor
     """
     if not d.shape[-1]:
         return torch.zeros_like(d, dtype=torch.int64), same
-    ordered, order = torch.where(other, d, torch.inf).sort(-1, stable=True)
+    ordered, order = torch.where(other, d, torch.inf).sort(stable=True, dim=-1)
     there = other.sum(-1, keepdim=True)
     place = torch.searchsorted(ordered.contiguous(), d.contiguous(), right=True)
     negative = order.gather(-1, torch.minimum(place, there - 1).clamp(min=0))

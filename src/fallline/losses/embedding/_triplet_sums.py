@@ -30,7 +30,7 @@ class Sums(NamedTuple):
 def triplet_sums(d: Tensor, same: Tensor, other: Tensor, margin: float, *, squared: bool, above: bool) -> Sums:
     """Sum over all triplets of each row of distances (R, M); `above`: over those with d_p < d_n < d_p + margin."""
     d = d if d.device.type == "mps" else d.double()
-    ordered, order = torch.where(other, d.detach(), torch.inf).sort(-1, stable=True)
+    ordered, order = torch.where(other, d.detach(), torch.inf).sort(stable=True, dim=-1)
     negatives = other.sum(-1, keepdim=True)
     there = torch.arange(d.shape[-1], device=d.device) < negatives
     nearest = torch.where(negatives > 0, ordered[..., :1], 0)
