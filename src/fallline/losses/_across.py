@@ -16,8 +16,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from fallline._core.errors import must, refuse
-from fallline.losses._among import Pairs, shares
+from fallline.losses._among import Pairs, shares, spoil
 from fallline.losses._base import Loss, wide
+from fallline.mining.triplets import whole
 
 Rows = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 _INDEX = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -64,7 +65,8 @@ class Across(Loss):
 
     @override
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
-        must(input.ndim == 2, "the input is embeddings (N, D)", tuple(input.shape), "write input.flatten(1)", where=self.name)
+        advice = "write input.flatten(1)" if input.ndim > 2 else "write input.unsqueeze(0)"
+        must(input.ndim == 2, "the input is embeddings (N, D)", tuple(input.shape), advice, where=self.name)
         must(target.is_floating_point(), "the target is embeddings, floating point", target.dtype, self._target_advice, where=self.name)
         if target.shape != input.shape:
             got = f"{tuple(target.shape)} for input {tuple(input.shape)}"
@@ -83,6 +85,7 @@ class Across(Loss):
         if labels is not None and (labels.shape != target.shape[:1] or labels.dtype not in _INDEX):
             got = f"{labels.dtype} {tuple(labels.shape)}"
             refuse(f"labels are ({target.shape[0]},) whole numbers", got, "one class a row", where=self.name)
+        labels = None if labels is None else whole(labels)
         reference: Rows | None = given.get("reference")
         gathered = None
         mine = torch.arange(target.shape[0], device=target.device) if labels is None else labels
@@ -93,11 +96,13 @@ class Across(Loss):
             more_x, more_y, theirs = self._further(reference, input, labels)
             more = (more_x, more_y, Pairs(mine, theirs, keep, alone=mine[:, None][:, :0] if simple else None)) if more_x.shape[0] else None
             gathered = more_x[:0].sum() + more_y[:0].sum()
-        total, count = self.across(Sides(input, target, here, more))
-        if not isinstance(count, Tensor):
-            count = torch.full_like(total.detach(), count)
-        if keep is not None:
-            total, count = torch.where(keep, total, 0), torch.where(keep, count, 0)
+        with torch.autocast(input.device.type, enabled=False):
+            total, count = self.across(Sides(input, target, here, more))
+            if not isinstance(count, Tensor):
+                count = torch.full_like(total.detach(), count)
+            if keep is not None:
+                count = torch.where(keep, count, 0)
+            total, count = spoil(total, count, keep, input, target, *(() if more is None else more[:2]))
         if gathered is not None:  # a rank without anchors still takes part in the backward of what it gathered
             total = total + gathered
         return shares(total, count, own)
@@ -106,13 +111,16 @@ class Across(Loss):
         parts = 2 if labels is None else 3
         form = "(inputs, targets)" if labels is None else "(inputs, targets, labels)"
         law = f"reference is {form} of (R, {input.shape[1]}) each" + ("" if labels is None else ", labels (R,)")
+        if hasattr(reference, "reference"):
+            advice = "a memory keeps embeddings with class labels, for losses of labels"
+            refuse(law, f"the {type(reference).__name__} itself", advice, where=self.name)
         if not (isinstance(reference, (tuple, list)) and len(reference) == parts):
             got = f"{len(reference)} parts" if isinstance(reference, (tuple, list)) else type(reference).__name__
             refuse(law, got, f"write reference={form}", where=self.name)
         x, y, *named = reference
         if x.ndim != 2 or x.shape[1] != input.shape[1] or x.shape != y.shape or any(n.shape != x.shape[:1] for n in named):
             refuse(law, " and ".join(str(tuple(part.shape)) for part in reference), where=self.name)
-        theirs = named[0] if named else torch.full((x.shape[0],), -1, device=input.device)
+        theirs = whole(named[0], "the labels of reference", self.name) if named else torch.full((x.shape[0],), -1, device=input.device)
         return wide(x).to(input.dtype), wide(y).to(input.dtype), theirs
 
     @override

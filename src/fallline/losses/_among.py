@@ -7,14 +7,15 @@ gives the sum of each anchor's terms. `reference` holds further examples (a memo
 without being anchors themselves: the sum over ranks of a loss with the others' rows as reference is the loss of the whole batch.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fallline._core.errors import must, refuse
+from fallline._core.errors import refuse
 from fallline.losses._base import Loss, wide
+from fallline.mining.triplets import whole
 
 Reference = tuple[Tensor, Tensor]
 _INDEX = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -72,6 +73,8 @@ class Among(Loss):
     output = "embedding"
     separate = False
     given = ("reference",)
+    viewed: ClassVar[bool] = False
+    """Whether embeddings (N, V, D), V views of each example, may stand for (N V, D), each view with the example's label."""
 
     # -- what a loss file writes -------------------------------------------------------------------------------------------------------
 
@@ -86,7 +89,17 @@ class Among(Loss):
 
     @override
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
-        must(input.ndim == 2, "the input is embeddings (N, D)", tuple(input.shape), "write input.flatten(1)", where=self.name)
+        if input.ndim != 2:
+            law = "the input is embeddings (N, D)" + (" or views of each (N, V, D), with labels (N,)" if self.viewed else "")
+            views = input.ndim == 3 and target.shape in {input.shape[:2], (input.shape[0] * input.shape[1],)}
+            advice = (
+                "write input.flatten(0, 1) and target.flatten()"
+                if views
+                else "write input.flatten(1)"
+                if input.ndim > 2
+                else "write input.unsqueeze(0)"
+            )
+            refuse(law, f"input {tuple(input.shape)} and target {tuple(target.shape)}", advice, where=self.name)
         if target.dtype not in _INDEX:
             refuse("the target is class labels, whole numbers", target.dtype, "write target.long()", where=self.name)
         if target.shape != input.shape[:1]:
@@ -105,25 +118,40 @@ class Among(Loss):
     @override
     def terms(self, input: Tensor, target: Tensor, keep: Tensor | None, own: Tensor | None, **given: Any) -> tuple[Tensor, Tensor | None]:
         reference: Reference | None = given.get("reference")
+        target = whole(target)
         others, columns, keep_columns = input, target, keep
         if reference is not None:
             more, labels = self._reference(reference, input)
-            others, columns = torch.cat([input, more]), torch.cat([target, labels.to(target.dtype)])
+            others, columns = torch.cat([input, more]), torch.cat([target, labels])
             if keep is not None:
                 keep_columns = torch.cat([keep, keep.new_ones(labels.shape)])
-        total, count = self.among(input, others, Pairs(target, columns, keep, keep_columns))
+        with torch.autocast(input.device.type, enabled=False):
+            total, count = self.among(input, others, Pairs(target, columns, keep, keep_columns))
+            total, count = spoil(total, count, keep, others)
         if reference is not None:  # a rank without anchors still takes part in the backward of what it gathered
             total = total + others[:0].sum()
         return shares(total, count, own)
 
     def _reference(self, reference: Reference, input: Tensor) -> Reference:
         law = f"reference is embeddings (M, {input.shape[1]}) and labels (M,)"
+        if hasattr(reference, "reference"):
+            refuse(law, f"the {type(reference).__name__} itself", "write reference=memory.reference", where=self.name)
         if not (isinstance(reference, (tuple, list)) and len(reference) == 2):
             refuse(law, type(reference).__name__, "write reference=(embeddings, labels)", where=self.name)
         more, labels = reference
         if more.ndim != 2 or more.shape[1] != input.shape[1] or labels.shape != more.shape[:1]:
             refuse(law, f"{tuple(more.shape)} and {tuple(labels.shape)}", where=self.name)
-        return wide(more).to(input.dtype), labels
+        return wide(more).to(input.dtype), whole(labels, "the labels of reference", self.name)
+
+    @override
+    def _terms(
+        self, input: Tensor, target: Tensor, sample_weight: Tensor | None, mask: Tensor | None, **given: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if self.viewed and _are_views(input, target):
+            views = input.shape[1]
+            input, target = input.flatten(0, 1), target.repeat_interleave(views)
+            sample_weight, mask = (_to_views(part, views) for part in (sample_weight, mask))
+        return super()._terms(input, target, sample_weight, mask, **given)
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
@@ -160,6 +188,32 @@ class Among(Loss):
         Micro-batches without `reference` miss the pairs across them.
         """
         return self._sum_and_count(*self._terms(input, target, sample_weight, mask, reference=reference))
+
+
+def _are_views(input: Tensor, target: Tensor) -> bool:
+    both = isinstance(input, Tensor) and isinstance(target, Tensor)
+    return both and input.ndim == 3 and target.dtype in _INDEX and target.shape == input.shape[:1]
+
+
+def _to_views(part: Tensor | None, views: int) -> Tensor | None:
+    """Weights or a mask of examples (N,), or of their views (N, V), for all views one after the other."""
+    if not isinstance(part, Tensor):
+        return part
+    return part.repeat_interleave(views) if part.ndim == 1 else part.flatten(0, 1)
+
+
+def spoil(total: Tensor, count: Tensor, keep: Tensor | None, *embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums and numbers of terms as they are, or NaN where any embedding is not finite: a sort, a hinge or a count of 0 would hide it."""
+    for x in embeddings:
+        total = total + spot(x).sum()
+    if keep is not None:
+        total = torch.where(keep, total, 0)
+    return total, torch.where(torch.isnan(total), count.clamp(min=1), count)
+
+
+def spot(x: Tensor) -> Tensor:
+    """Zeros, and NaN where a number is not finite, in the gradient as well."""
+    return x * torch.zeros_like(x).masked_fill(~torch.isfinite(x), torch.nan)
 
 
 def shares(total: Tensor, count: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ between the examples of a batch gives `terms`, the two at once. The rest holds f
 - `sum_and_count` gives the pair whose ratio is the mean, so micro-batches and ranks add up to the whole batch.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, dataclass_transform
 
@@ -21,6 +22,7 @@ from typing_extensions import override
 
 from fallline._core.errors import must, refuse
 from fallline.losses import _checks as checks
+from fallline.losses._calls import Shown, by_place, misplaced, no_option
 from fallline.losses._fields import Option, choice, flag, number, pair, vector, whole
 from fallline.losses._tracing import readable
 
@@ -28,7 +30,12 @@ Reduction = Literal["mean", "sum", "none"]
 _QUANTITIES = frozenset({"real", "above_minus_one", "count", "nonnegative"})
 _NARROW = (torch.float16, torch.bfloat16)
 WIDE = (torch.float32, torch.float64)
-_FORMULA = frozenset({"values", "terms", "weights", "kept", "shape", "blank", "check_values"})
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_STRIDED = torch.strided
+_MEAN = frozenset({"weights", "kept", "terms", "_terms", "_reduce", "_mean", "_count"})
+_COST = _MEAN | {"values"}
+_FASTER = {"short": _COST | {"shape", "blank", "check_values"}, "quick": _COST, "quick_slope": _COST | {"quick", "forward"}, "all_count": {"kept", "weights"}}
+"""Each shorter way, and what it stands for: a class that changes any of these after the way was written goes the long way."""
 REDUCE = {"none": 0, "mean": 1, "sum": 2}
 """What aten's own losses call the reductions."""
 
@@ -47,6 +54,8 @@ def alike(input: Tensor, target: Tensor) -> bool:
         and target.dtype == input.dtype
         and target.shape == input.shape
         and target.device == input.device
+        and input.layout is _STRIDED
+        and target.layout is _STRIDED
         and input.numel() > 0
     )
 
@@ -73,7 +82,12 @@ class Loss(nn.Module):
     """Further keyword arguments of `forward`, beside `sample_weight` and `mask`."""
     third: ClassVar[str] = ""
     """The name of a third argument of `forward` by place, where the loss takes one."""
+    lasting: ClassVar[tuple[str, ...]] = ()
+    """Options that cannot be changed once the loss is made, as its parameters follow from them."""
     _looks: int = 8
+    _by_values: ClassVar[bool] = True
+    _made: bool = False
+    _all_count: bool | None = None
 
     reduction: Reduction = choice("mean", "sum", "none", doc="mean, sum, or none: one value an example")
     normalize: Literal["weight", "count"] = choice(
@@ -83,27 +97,58 @@ class Loss(nn.Module):
         True, doc="look at values too: label ranges, signs (reads tensors, so it waits for a GPU); shapes are always checked"
     )
 
+    __signature__ = Shown()
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        named = next((kind for kind in cls.__mro__ if "name" in vars(kind)), None)
+        if named is None or "_nameless" in vars(named):  # a loss of one's own may leave its name to its class
+            cls.name, cls._nameless = _snake(cls.__name__), True
         cls.options = {**cls.options, **_declared(cls)}
-        if "short" not in vars(cls) and not _FORMULA.isdisjoint(vars(cls)):
-            cls.short = Loss.short  # a shorter way is for the formula that it was written for
+        for way, formula in _FASTER.items():  # a shorter way is for the formula that it was written for
+            if _changed_since(cls, way, formula):
+                setattr(cls, way, getattr(Loss, way))
+        if _changed_since(cls, "quick", frozenset({"forward"})):
+            cls.quick = Loss._as_called
+        cls._by_values = all(getattr(cls, part) is getattr(Loss, part) for part in _MEAN)
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *places: Any, **options: Any) -> None:
         super().__init__()
+        if places:
+            by_place(type(self), places)
         for key in options:
             if key not in self.options:
-                known = ", ".join(self.options)
-                refuse(f"every option is one of {known}", repr(key), where=type(self).__name__)
+                no_option(type(self).__name__, key, self.options, output=getattr(self, "output", ""))
         for key, option in self.options.items():
             if option.vector:
                 self.register_buffer(key, option.check(options.get(key), where=type(self).__name__))
             elif key in options:
-                setattr(self, key, option.check(options[key], where=type(self).__name__))
+                setattr(self, key, options[key])
+        self.adapt()
         self.setup()
+        self._made = True
+
+    @override
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Options may be changed later: they are checked as when the loss was made."""
+        option = self.options.get(name)
+        if option is None:
+            return super().__setattr__(name, value)
+        value = option.check(value, where=type(self).__name__)
+        if not self._made:
+            return super().__setattr__(name, value)
+        must(name not in self.lasting, f"{name} is given when the loss is made", repr(value), "make a new one", where=type(self).__name__)
+        if option.vector and name in self._parameters and not isinstance(value, nn.Parameter):
+            delattr(self, name)
+            self.register_buffer(name, value)
+        super().__setattr__(name, value)
+        self._all_count = None
+        for key in ("output", "fill", "target_kind"):
+            vars(self).pop(key, None)
+        self.adapt()
 
     def become(self, **attributes: Any) -> None:
-        """Give this one instance its own `output` or `fill`, as its options change what the input is."""
+        """Give this one instance its own `output`, `fill` or `target_kind`, as its options change what the input is."""
         for key, value in attributes.items():
             setattr(self, key, value)
 
@@ -119,6 +164,9 @@ class Loss(nn.Module):
     def setup(self) -> None:
         """Called once after the options are set; refuses combinations that make no sense."""
 
+    def adapt(self) -> None:
+        """Called after the options are set, and again after one is changed: `become` what they say."""
+
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         """What each example costs, before any weight."""
         raise NotImplementedError
@@ -129,8 +177,12 @@ class Loss(nn.Module):
         A loss between the examples of a batch writes this in place of `values` and `weights`: the value of an anchor is the mean over its
         terms, the weight their number times `own`, so that "mean" is the mean over all terms and "sum" their sum.
         """
-        values = self.values(input, target)
         weights = self.weights(input, target)
+        if weights is not None and self.weightless():  # what weighs nothing may be NaN
+            there = weights != 0
+            input, target = self.blank(input, target, there)
+            keep = _both(keep, there)
+        values = self.values(input, target)
         if own is not None:
             weights = own if weights is None else own * weights
         if keep is not None:
@@ -142,9 +194,17 @@ class Loss(nn.Module):
         """How much each example counts by its label, or None for 1."""
         return None
 
+    def weightless(self) -> bool:
+        """Whether some of `weights` may be 0; asked only where there are weights."""
+        return True
+
     def kept(self, input: Tensor, target: Tensor) -> Tensor | None:
         """Which examples count by their label, or None for all."""
         return None
+
+    def all_count(self, target: Tensor) -> bool:
+        """Whether every label of a whole column counts: none is ignored, none weighs nothing."""
+        return self._by_values
 
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
         """The shape of `values`; raises FalllineError where input and target do not fit."""
@@ -169,11 +229,23 @@ class Loss(nn.Module):
         return None
 
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
-        """The mean, with no check, no weight and no ignored label looked after: for a loop that called `validate_targets` before.
+        """The mean without the checks: for a loop that called `validate_targets` on its whole column of targets before.
 
         Input (N, ...) and target as `forward` takes them; an empty batch is the caller's business.
         """
-        return self.values(wide(input), wide(target)).mean()
+        input, target = wide(input), wide(target)
+        if self._by_values:
+            return self.values(input, target).mean()
+        if type(self)._terms is not Loss._terms:
+            return self._mean(*self._terms(input, target, None, None))
+        keep = None if self._all_count else self.kept(input, target)
+        if keep is not None:
+            input, target = self.blank(input, target, keep)
+        return self._mean(*self.terms(input, target, keep, None), keep)
+
+    def _as_called(self, input: Tensor, target: Tensor) -> Tensor:
+        """The `quick` of a loss whose `forward` is its own."""
+        return self(input, target)
 
     def quick_slope(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """What `quick` gives and its derivative by the input, both without a graph; by autograd where a loss knows no shorter way."""
@@ -194,11 +266,20 @@ class Loss(nn.Module):
 
     # -- what a user calls -------------------------------------------------------------------------------------------------------------
 
+    @override
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        try:
+            return super().__call__(*args, **kwargs)
+        except TypeError:
+            misplaced(type(self), self.forward, args, kwargs, written=f"a call of {type(self).__name__}")
+            raise
+
     def forward(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """The loss, reduced as `reduction` says.
 
         `sample_weight` (N,) or the shape of one value an example: how much each counts (>= 0). `mask` of the same shapes: True where an
-        example counts.
+        example counts. A weight of 0 leaves the example out; one that requires a gradient keeps it, so that it can be learnt away from 0,
+        and then NaN is not harmless there.
         Raises FalllineError where shapes, labels or values break what the loss needs.
         """
         if sample_weight is None and mask is None:
@@ -242,12 +323,17 @@ class Loss(nn.Module):
         return values if weights is None else values * weights
 
     def validate_targets(self, target: Tensor, n_classes: int | None = None) -> None:
-        """Check a whole column of targets once, before training; raises FalllineError with what to use instead."""
+        """Check a whole column of targets once, before training; raises FalllineError with what to use instead.
+
+        Where no label is ignored, `quick` looks for none from then on: give it every column that `quick` will see.
+        """
         if target.is_floating_point() and target.numel():
             bad = torch.nonzero(~torch.isfinite(target.flatten()))
             if len(bad):
                 refuse("every target is a finite number", checks.at(target, bad), "remove or repair those rows", where=self.name)
         self.check_targets(target, n_classes)
+        if self._all_count is not False:
+            self._all_count = self.all_count(target)
 
     @override
     def extra_repr(self) -> str:
@@ -265,26 +351,35 @@ class Loss(nn.Module):
         self, input: Tensor, target: Tensor, sample_weight: Tensor | None, mask: Tensor | None, **given: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         for what, came in (("input", input), ("target", target), ("sample_weight", sample_weight), ("mask", mask)):
-            if came is not None and not isinstance(came, Tensor):
-                refuse(f"{what} is a tensor", type(came).__name__, f"write torch.as_tensor({what})", where=self.name)
-            if came is not None and came.device != input.device:
+            if came is None and what in {"sample_weight", "mask"}:
+                continue
+            if not isinstance(came, Tensor):
+                advice = f"give the {what}" if came is None else f"write torch.as_tensor({what})"
+                refuse(f"{what} is a tensor", type(came).__name__, advice, where=self.name)
+            if came.device != input.device:
                 refuse(f"{what} is on the input's device, {input.device}", came.device, f"write {what}.to(input.device)", where=self.name)
-        if not input.is_floating_point():
+            must(came.layout is _STRIDED, f"{what} is dense", came.layout, f"write {what}.to_dense()", where=self.name)
+            if what != "input" and came.is_complex():
+                law = "the target is real" if what == "target" else f"{what} is real"
+                refuse(law, came.dtype, f"write {what}.real", where=self.name)
+        if input.dtype not in _FLOATING:
             advice = "write input.real or input.abs()" if input.is_complex() else "write input.float(), or give the model's raw output"
-            refuse("the input is floating point", input.dtype, advice, where=self.name)
-        must(not target.is_complex(), "the target is real", target.dtype, "write target.real", where=self.name)
+            law = "the input is floating point" + (" of 16, 32 or 64 bits" if input.is_floating_point() else "")
+            refuse(law, input.dtype, advice, where=self.name)
         input = wide(input)
         if target.dtype != input.dtype and (target.is_floating_point() or self.target_kind in _QUANTITIES):
             target = target.to(input.dtype)
         shape = self.shape(input, target)
         keep = self.kept(input, target)
-        own = None
+        own = counting = None
         if mask is not None:
             must(mask.dtype == torch.bool, "the mask is boolean", mask.dtype, "write mask.bool()", where=self.name)
             keep = _both(keep, spread(mask, shape, "mask", self.name))
         if sample_weight is not None:
             own = spread(sample_weight, shape, "sample_weight", self.name).to(input.dtype)
-            keep = _both(keep, own != 0)
+            counting = _both(keep, own != 0)
+            if not (sample_weight.requires_grad and self.separate):
+                keep = counting
         if keep is not None:
             input, target = self.blank(input, target, keep)
         if self.validate and readable(input, target, sample_weight):
@@ -292,7 +387,7 @@ class Loss(nn.Module):
             if sample_weight is not None:
                 checks.weighable(sample_weight.detach(), self.name)
         values, weights = self.terms(input, target, keep, own, **given)
-        return values, weights, keep
+        return values, weights, keep if counting is None else counting
 
     def _count(self, values: Tensor, weights: Tensor | None, keep: Tensor | None) -> Tensor | int:
         if self.normalize == "count":
@@ -320,6 +415,21 @@ def _declared(cls: type[Loss]) -> dict[str, Option]:
 Loss.options = _declared(Loss)
 
 
+def _changed_since(cls: type[Loss], way: str, formula: frozenset[str]) -> bool:
+    """Whether a class that comes before the one that wrote `way` writes part of `formula` anew."""
+    for kind in cls.__mro__:
+        if way in vars(kind):
+            return False
+        if not formula.isdisjoint(vars(kind)):
+            return True
+    return False
+
+
+def _snake(name: str) -> str:
+    """`HuberOfMine` as `huber_of_mine`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
 def _both(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else a & b
 
@@ -331,7 +441,17 @@ def spread(weight: Tensor, shape: torch.Size, what: str, where: str) -> Tensor:
     if weight.ndim == 1 and len(shape) > 1 and weight.shape[0] == shape[0]:
         return weight.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
     law = f"{what} has the shape of one value an example, {tuple(shape)}" + (f", or ({shape[0]},)" if len(shape) > 1 else "")
-    refuse(law, tuple(weight.shape), where=where)
+    advice = ""
+    if weight.ndim > 1 and weight.shape == shape[: weight.ndim]:
+        advice = f"write {what}[..., {', '.join(['None'] * (len(shape) - weight.ndim))}].expand({', '.join(map(str, shape))})"
+    elif weight.ndim == len(shape) + 1 and (axis := _one_too_many(weight.shape, shape)) is not None:
+        advice = f"write {what}.squeeze({axis})"
+    refuse(law, tuple(weight.shape), advice, where=where)
+
+
+def _one_too_many(longer: torch.Size, shape: torch.Size) -> int | None:
+    """The axis of length 1 without which `longer` is `shape`."""
+    return next((i for i, n in enumerate(longer) if n == 1 and longer[:i] + longer[i + 1 :] == shape), None)
 
 
 def functional_of(cls: type[Loss]) -> Callable[..., Tensor]:
@@ -339,14 +459,18 @@ def functional_of(cls: type[Loss]) -> Callable[..., Tensor]:
     import inspect
 
     def call(
-        input: Tensor, target: Any = None, *third: Tensor, sample_weight: Tensor | None = None, mask: Tensor | None = None, **options: Any
+        input: Any = None, target: Any = None, *third: Any, sample_weight: Tensor | None = None, mask: Tensor | None = None, **options: Any
     ) -> Tensor:
+        if input is None or len(third) > most:
+            misplaced(cls, call, (a for a in (input, target, *third) if a is not None), options, written=f"functional.{cls.name}")
         given = {key: options.pop(key) for key in (*cls.given, cls.third) if key in options}
         return cls(**options).forward(input, target, *third, sample_weight=sample_weight, mask=mask, **given)
 
+    most = int(bool(cls.third))
     kinds = inspect.Parameter
     keys = [key for key in cls.options if key not in {"reduction", "normalize", "validate"}] + ["reduction", "normalize", "validate"]
     own = [p for p in inspect.signature(call).parameters.values() if p.kind not in {kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL}]
+    own[0] = own[0].replace(annotation=Tensor, default=kinds.empty)
     own[1] = own[1].replace(annotation=Tensor, default=None if cls.third else kinds.empty)
     own[2:2] = [kinds(key, kinds.KEYWORD_ONLY, default=cls.options[key].default) for key in keys]
     own[-2:-2] = [kinds(key, kinds.KEYWORD_ONLY, default=None) for key in cls.given]
@@ -354,5 +478,6 @@ def functional_of(cls: type[Loss]) -> Callable[..., Tensor]:
         own.insert(2, kinds(cls.third, kinds.POSITIONAL_OR_KEYWORD, default=None))
     call.__signature__ = inspect.Signature(own, return_annotation=Tensor)  # pyright: ignore[reportFunctionMemberAccess]
     call.__name__ = call.__qualname__ = cls.name
+    call.__module__ = "fallline.losses.functional"
     call.__doc__ = f"{cls.__doc__}\n\n    The function form of `{cls.__name__}`, with the same options."
     return call

@@ -58,8 +58,13 @@ def in_range(
         span = f"labels from {low} to {high}: {at(target, bad)}"
         if low == 1 and high == n_classes:
             advice = "labels count from 0: write target - 1"
-        elif low == -1 and high <= 1:
+        elif low == -1 and high == 1 and n_classes in {None, 2} and bool((target != 0).all()):
             advice = "-1/+1 labels suit hinge; for this loss write (target + 1) // 2"
+        elif low == -1 and n_classes is not None and high < n_classes:
+            marks = "if -1 marks examples to leave out, write ignore_index=-1"
+            advice = marks if high == n_classes - 1 else f"labels count from 0: write target + 1; or, {marks}"
+        elif n_classes == 1:
+            advice = "one output tells two classes by binary_cross_entropy(input.squeeze(1), target); cross_entropy takes one a class"
         else:
             advice = otherwise
         refuse(f"every label is one of 0..{top}", span, advice, where=where)

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from fallline._core.errors import must, refuse
 from fallline.losses._checks import looks_like_probabilities, warn_once, zero_or_one
-from fallline.losses._kinds import Classwise, _all_between_zero_and_one, class_last
+from fallline.losses._kinds import Classwise, class_last, seem_probabilities
 
 
 class Either(Classwise):
@@ -43,7 +43,9 @@ class Either(Classwise):
             law = "input and target have the same shape, or the input has one axis of classes more"
             got = f"input {tuple(input.shape)} and target {tuple(target.shape)}"
             more = input.numel() == target.numel()
+            flat = input.ndim == target.ndim > 1 and target.shape == (input.shape[0], 1, *input.shape[2:])
             advice = "write input.squeeze(1)" if single else "write target.reshape(input.shape)" if more else ""
+            advice = "write target.squeeze(1)" if flat else advice
             refuse(law, got, advice, where=self.name)
         return super().shape(input, target)
 
@@ -56,6 +58,8 @@ class Either(Classwise):
     def kept(self, input: Tensor, target: Tensor) -> Tensor | None:
         whole = not target.is_floating_point() and target.dtype != torch.bool
         return super().kept(input, target) if whole else None
+
+    all_count = Classwise.all_count
 
     @override
     def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
@@ -79,7 +83,7 @@ class Either(Classwise):
             return
         zero_or_one(target, self.name)
         if self.curious():
-            if _all_between_zero_and_one(input):
+            if seem_probabilities(self.name, input):
                 self._tell(f"every one of {input.numel()} inputs lies between 0 and 1, as probabilities do: drop the sigmoid before it")
             if one_hot(target):
                 warn_once(
@@ -89,7 +93,8 @@ class Either(Classwise):
                 )
 
     def _tell(self, what: str) -> None:
-        warn_once(f"{self.name} probabilities", f"{self.name} takes logits, but {what}, or use input_from='probabilities' where it has it.")
+        otherwise = ", or write input_from='probabilities'" if "input_from" in self.options else ""
+        warn_once(f"{self.name} probabilities", f"{self.name} takes logits, but {what}{otherwise}.")
 
     @override
     def check_targets(self, target: Tensor, n_classes: int | None) -> None:

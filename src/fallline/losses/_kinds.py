@@ -16,6 +16,7 @@ from fallline.losses._fields import vector, whole
 from fallline.losses._tracing import readable
 
 _INDEX = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_SPANS = {dtype: (torch.iinfo(dtype).min, torch.iinfo(dtype).max) for dtype in _INDEX}
 
 
 class Elementwise(Loss):
@@ -86,24 +87,41 @@ class Binary(Elementwise):
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
         zero_or_one(target, self.name)
-        if self.output == "logit" and self.curious() and _all_between_zero_and_one(input):
+        if self.output == "logit" and self.curious() and seem_probabilities(self.name, input):
             warn_once(
                 f"{self.name} probabilities",
                 f"{self.name} takes logits, but every one of {input.numel()} inputs lies between 0 and 1, as probabilities do: "
-                "drop the sigmoid before it, or use input_from='probabilities' where the loss has it.",
+                f"drop the sigmoid before it{self._from_probabilities()}.",
             )
+
+    def _from_probabilities(self) -> str:
+        """What to set where probabilities are meant, if the loss can."""
+        return ", or write input_from='probabilities' if probabilities are meant" if "input_from" in self.options else ""
 
     @override
     def check_targets(self, target: Tensor, n_classes: int | None) -> None:
         zero_or_one(target, self.name)
 
 
-def _all_between_zero_and_one(x: Tensor) -> bool:
-    """Whether every one of 16 or more numbers lies strictly between 0 and 1; the first few tell nearly always."""
-    if x.numel() < 16:
-        return False
+_within: dict[str, int | None] = {}
+"""Loss to how many numbers its small batches have held so far, all between 0 and 1; None once one lay outside."""
+
+
+def seem_probabilities(name: str, x: Tensor) -> bool:
+    """Whether every number lies strictly between 0 and 1, and there are enough to tell: 16, in one batch or in several small ones.
+
+    Four do where they are more than a half apart, as logits that are small are not. Once a small batch held a number outside, small
+    batches are trusted: logits of any process get there soon, and probabilities never.
+    """
     few = x.reshape(-1)[:16]
-    return all(bool(((part > 0) & (part < 1)).all()) for part in (few, x))
+    inside = all(bool(((part > 0) & (part < 1)).all()) for part in (few, x))
+    if x.numel() >= 16:
+        return inside
+    seen = _within.get(name, 0)
+    if not x.numel() or seen is None:
+        return False
+    seen = _within[name] = seen + x.numel() if inside else None
+    return seen is not None and (seen >= 16 or (x.numel() >= 4 and bool(x.amax() - x.amin() > 0.5)))
 
 
 class Classwise(Loss):
@@ -114,6 +132,8 @@ class Classwise(Loss):
     output = "logits"
     class_weight: Tensor | None = vector(doc="(C,): how much examples of each class count in the mean")
     ignore_index: int = whole(-100, doc="a label that marks an example to leave out")
+    _weighed: tuple[int, int, bool] = (0, 0, True)
+    """Which class weights were looked at, in which version, and whether some of them are 0."""
 
     @classmethod
     def outputs(cls, n_classes: int | None = None) -> int:
@@ -152,13 +172,16 @@ class Classwise(Loss):
             advice = "the classes stand on axis 1: write input.movedim(-1, 1)" if last else ""
             if target.shape == (*expected, 1):
                 advice = "write target.squeeze(-1)"
+            elif target.ndim > 1 and target.shape == (expected[0], 1, *expected[1:]):
+                advice = "write target.squeeze(1)"
             got = f"{tuple(target.shape)} for input {tuple(input.shape)}"
             refuse(f"the target has the shape {tuple(expected)}", got, advice, where=self.name)
         return target.shape
 
     @override
     def kept(self, input: Tensor, target: Tensor) -> Tensor | None:
-        if target.dtype == torch.uint8 and not 0 <= self.ignore_index <= 255:
+        least, most = _SPANS.get(target.dtype, (0, 1))
+        if not least <= self.ignore_index <= most:
             return None  # torch says that the label 156 of 8 bits equals -100
         if self.validate and target.numel() and readable(input, target):
             low, high = (bound.item() for bound in torch.aminmax(target))
@@ -171,10 +194,21 @@ class Classwise(Loss):
         return None if self.class_weight is None else self.class_weight.to(input)[target.long()]
 
     @override
-    def quick(self, input: Tensor, target: Tensor) -> Tensor:
-        if self.class_weight is None:
-            return self.values(wide(input), target).mean()
-        return self._mean(*self._terms(input, target, None, None))
+    def weightless(self) -> bool:
+        weight = self.class_weight
+        if weight is None or not readable(weight) or weight.is_inference():
+            return True
+        seen = id(weight), weight._version
+        if seen != self._weighed[:2]:
+            self._weighed = *seen, not bool(weight.detach().all())
+        return self._weighed[2]
+
+    @override
+    def all_count(self, target: Tensor) -> bool:
+        if self.class_weight is not None and self.weightless():
+            return False
+        keep = self.kept(target, target)
+        return keep is None or bool(keep.all())
 
     _soft_advice: ClassVar[str] = "for one-hot targets write target.argmax(1); cross_entropy takes distributions"
 

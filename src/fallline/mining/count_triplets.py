@@ -10,6 +10,8 @@ Source: counting.
 import torch
 from torch import Tensor
 
+from fallline.mining.triplets import whole
+
 
 def count_triplets(labels: Tensor, reference_labels: Tensor | None = None) -> Tensor:
     """Triplets of each anchor, (N,). Time O((N + M) log (N + M)).
@@ -17,7 +19,8 @@ def count_triplets(labels: Tensor, reference_labels: Tensor | None = None) -> Te
     >>> count_triplets(torch.tensor([0, 0, 1]))
     tensor([1, 1, 0])
     """
-    columns = labels if reference_labels is None else torch.cat([labels, reference_labels.to(labels.dtype)])
+    labels = whole(labels)
+    columns = labels if reference_labels is None else torch.cat([labels, whole(reference_labels, "reference_labels")])
     ordered = columns.sort().values
     alike = torch.searchsorted(ordered, labels.contiguous(), right=True) - torch.searchsorted(ordered, labels.contiguous())
     return (alike - 1) * (columns.shape[0] - alike)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fallline._core.errors import must
+from fallline.mining.triplets import whole
 
 Reference = tuple[Tensor, Tensor]
 
@@ -53,6 +54,10 @@ class CrossBatchMemory(nn.Module):
         """How many embeddings it holds."""
         return int(self.filled)
 
+    def __bool__(self) -> bool:
+        """True, as for any module: an empty memory is there all the same."""
+        return True
+
     @property
     def reference(self) -> Reference:
         """Copies of the embeddings (M, dim) and labels (M,) that it holds, M <= size; without a graph."""
@@ -66,11 +71,12 @@ class CrossBatchMemory(nn.Module):
         law = f"a batch is embeddings (N, {dim}) and labels (N,)"
         fits = embeddings.ndim == 2 and embeddings.shape[1] == dim and labels.shape == embeddings.shape[:1]
         must(fits, law, f"{tuple(embeddings.shape)} and {tuple(labels.shape)}", where="CrossBatchMemory")
+        labels = whole(labels, where="CrossBatchMemory").to(self.labels.device)
+        embeddings = embeddings.detach().to(self.embeddings)  # before the look at what is finite: float16 holds less than float32
         finite = torch.isfinite(embeddings).all(-1)
         embeddings, labels = embeddings[finite][-size:], labels[finite][-size:]
         rows = (self.place + torch.arange(embeddings.shape[0], device=self.place.device)) % size
-        self.embeddings[rows] = embeddings.detach().to(self.embeddings)
-        self.labels[rows] = labels.to(self.labels)
+        self.embeddings[rows], self.labels[rows] = embeddings, labels
         self.place.copy_((self.place + rows.shape[0]) % size)
         self.filled.copy_((self.filled + rows.shape[0]).clamp(max=size))
 

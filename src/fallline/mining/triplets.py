@@ -45,6 +45,17 @@ class Relations(NamedTuple):
     other: Tensor
 
 
+def whole(labels: Tensor, what: str = "labels", where: str = "") -> Tensor:
+    """Class labels as int64, so that those of two sources compare as the numbers that they are.
+
+    >>> whole(torch.tensor([True, False]))
+    tensor([1, 0])
+    """
+    if labels.is_floating_point() or labels.is_complex():
+        refuse(f"{what} are whole numbers", labels.dtype, "write labels.long()", where=where)
+    return labels.long()
+
+
 def relations(embeddings: Tensor, labels: Tensor, reference: Reference | None, distance: str) -> Relations:
     """Distances and classes of every anchor against every column.
 
@@ -55,10 +66,14 @@ def relations(embeddings: Tensor, labels: Tensor, reference: Reference | None, d
     if distance not in DISTANCES:
         refuse(f"distance is one of {', '.join(DISTANCES)}", repr(distance))
     must(labels.shape == embeddings.shape[:1], f"the labels have the shape ({embeddings.shape[0]},)", tuple(labels.shape))
+    labels = whole(labels)
     embeddings, columns, others = embeddings.detach(), labels, embeddings.detach()
     if reference is not None:
+        if not isinstance(reference, (tuple, list)):
+            advice = "write reference=memory.reference" if hasattr(reference, "reference") else "write reference=(embeddings, labels)"
+            refuse("reference is embeddings (M, D) and labels (M,)", f"a {type(reference).__name__}", advice)
         others = torch.cat([embeddings, reference[0].detach().to(embeddings.dtype)])
-        columns = torch.cat([labels, reference[1].to(labels.dtype)])
+        columns = torch.cat([labels, whole(reference[1], "reference labels")])
     alike = labels[:, None] == columns
     itself = torch.arange(columns.shape[0], device=labels.device) == torch.arange(labels.shape[0], device=labels.device)[:, None]
     return Relations(DISTANCES[distance](embeddings, others), alike & ~itself, ~alike)

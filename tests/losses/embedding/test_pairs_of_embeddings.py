@@ -7,8 +7,8 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from fallline._core.errors import FalllineError
-from fallline.losses import Contrastive, CosineEmbedding, CosineSimilarity, functional
+from fallline._core.errors import FalllineError, FalllineWarning
+from fallline.losses import Contrastive, CosineEmbedding, CosineSimilarity, _checks, functional
 from tests.reference import batch64
 
 D = torch.float64
@@ -207,8 +207,19 @@ def test_other_forms_are_refused_in_one_sentence(loss):
         ((torch.ones(4), y), r"two of \(N, D\) with a target"),
         ((x, x[:3], y), r"three arguments the first 2 are tensors of one shape"),
         ((x, None), "there is a target"),
-        ((x, x), r"write target.long\(\)"),
+        ((x, x), r"a third argument.*write loss\(a, b, y\)"),
+        ((x, torch.ones(4)), r"write target.long\(\)"),
     ):
         with pytest.raises(FalllineError, match=message) as error:
             loss(*args)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("loss", [Contrastive(), CosineEmbedding()])
+def test_one_example_is_zero_and_told_once(loss, monkeypatch):
+    monkeypatch.setattr(_checks, "_warned", set())
+    x, y = torch.ones(1, 3), torch.zeros(1, dtype=torch.long)
+    with pytest.warns(FalllineWarning, match=f"{loss.name} is 0: the batch holds one example"):
+        assert loss(x, y).item() == 0
+    loss(x, y)
+    loss(x, y, reference=(2 * x, y))

@@ -1,5 +1,6 @@
 """InfoNCE, SupCon, SigLIP and cross-modal ranking against the formulas in plain Python: every form, option, weight, mask and reference."""
 
+import contextlib
 import math
 
 import pytest
@@ -226,9 +227,14 @@ def test_nan_is_not_hidden(name, options, form):
 
 
 @pytest.mark.parametrize(("name", "options"), ACROSS_CASES)
-def test_one_row_has_no_negative(name, options):
-    x, y = rows(1).requires_grad_(), rows(1, 1)
-    value = build(name, **options)(x, y)
+def test_one_row_has_no_negative_and_is_told_once(name, options, monkeypatch):
+    monkeypatch.setattr(_checks, "_warned", set())
+    x, y, loss = rows(1).requires_grad_(), rows(1, 1), build(name, **options)
+    with (
+        contextlib.nullcontext() if name == "sig_lip" else pytest.warns(FalllineWarning, match=f"{name} is 0: the batch holds one example")
+    ):
+        value = loss(x, y)
+    loss(x, y)  # told once
     value.backward()
     assert x.grad.isfinite().all()
     if name != "sig_lip":
@@ -242,6 +248,7 @@ def test_one_class_and_no_class_twice(name, options, monkeypatch):
     x = rows(4).requires_grad_()
     loss = build(name, **options)
     found = oracle_of_classes(name)(x.tolist(), [7] * 4, **options)
+    _checks._warned.add("info_nce no negative")
     torch.testing.assert_close(loss(x, torch.full((4,), 7)).item(), sum(s for s, _ in found) / sum(n for _, n in found))
     with pytest.warns(FalllineWarning, match=r"no class occurs twice in the batch \(4 labels, 4 distinct\)"):
         value = loss(x, torch.arange(4))
@@ -249,7 +256,57 @@ def test_one_class_and_no_class_twice(name, options, monkeypatch):
     assert value.item() == 0
     assert torch.equal(x.grad, torch.zeros(4, 3, dtype=D))
     assert loss(x, torch.arange(4)).item() == 0  # warned once
-    assert loss(x[:1], torch.arange(1)).item() == 0
+    with pytest.warns(FalllineWarning, match="the batch holds one example"):
+        assert loss(x[:1], torch.arange(1)).item() == 0
+    assert loss(x[:0], torch.arange(0)).item() == 0
+    assert loss(x, torch.arange(4), mask=torch.zeros(4, dtype=torch.bool)).item() == 0  # nothing counts: no word
+
+
+def test_one_class_alone_is_told_where_the_loss_is_then_zero(monkeypatch, recwarn):
+    monkeypatch.setattr(_checks, "_warned", set())
+    x, y = rows(4), torch.full((4,), 7)
+    with pytest.warns(FalllineWarning, match="info_nce is 0: all 4 labels of the batch are the same"):
+        assert functional.info_nce(x, y).item() == 0
+    recwarn.clear()
+    assert functional.sup_con(x, y) > 0  # its denominator holds the positives too
+    functional.info_nce(x, y, reference=(x[:1], y[:1] + 1))
+    _checks._warned.clear()
+    functional.info_nce(x, y, validate=False)
+    assert not recwarn
+
+
+@pytest.mark.parametrize("name", ["info_nce", "sup_con"])
+def test_views_of_each_example_are_examples_of_its_class(name):
+    z, y = rows(8).reshape(4, 2, 3), torch.tensor([0, 1, 0, 2])
+    flat, labels = z.flatten(0, 1), y.repeat_interleave(2)
+    weight, mask = torch.linspace(1, 2, 4, dtype=D), torch.tensor([True, True, False, True])
+    for reduction in ("mean", "sum", "none"):
+        loss = build(name, reduction=reduction)
+        assert torch.equal(loss(z, y), loss(flat, labels))
+        both = loss(z, y, sample_weight=weight, mask=mask)
+        assert torch.equal(both, loss(flat, labels, sample_weight=weight.repeat_interleave(2), mask=mask.repeat_interleave(2)))
+        by_view = torch.arange(8).reshape(4, 2) != 3
+        assert torch.equal(loss(z, y, mask=by_view), loss(flat, labels, mask=by_view.flatten()))
+    for wrong in (labels, y.repeat(2, 1).T):
+        with pytest.raises(FalllineError, match=r"write input.flatten\(0, 1\) and target.flatten\(\)"):
+            build(name)(z, wrong)
+
+
+def test_views_are_those_of_the_paper_in_pytorch_metric_learning():
+    peer = pytest.importorskip("pytorch_metric_learning.losses")
+    z, y = rows(16, d=4).reshape(8, 2, 4), torch.arange(8) % 3
+    torch.testing.assert_close(functional.sup_con(z, y), peer.SupConLoss(temperature=0.1)(z.flatten(0, 1), y.repeat_interleave(2)))
+
+
+def test_a_memory_given_as_the_reference_is_told_apart():
+    from fallline.mining import CrossBatchMemory, batch_hard
+
+    memory, x, y = CrossBatchMemory(size=8, dim=3), rows(4).float(), torch.arange(4) % 2
+    for call in (lambda: functional.sup_con(x, y, reference=memory), lambda: batch_hard(x, y, reference=memory)):
+        with pytest.raises(FalllineError, match="write reference=memory.reference"):
+            call()
+    with pytest.raises(FalllineError, match="for losses of labels"):
+        functional.info_nce(x, x, reference=memory)
 
 
 def test_the_hardest_of_equals_share_the_gradient():
@@ -319,7 +376,8 @@ def test_clip_is_the_mean_of_two_cross_entropies():
 def test_refusals(name):
     x, y, loss = rows(N), rows(N, 1), build(name)
     for call, said in (
-        (lambda: loss(x[0], y[0]), r"flatten\(1\)"),
+        (lambda: loss(x[0], y[0]), r"embeddings \(N, D\).*unsqueeze\(0\)"),
+        (lambda: loss(x.reshape(N, 3, 1, 1), y), r"flatten\(1\)"),
         (lambda: loss(x, y[:-1]), "input's shape"),
         (lambda: loss(x, y, labels=CLASSES[:-1]), "labels are"),
         (lambda: loss(x, y, labels=CLASSES.to(D)), "labels are"),

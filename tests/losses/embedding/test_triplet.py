@@ -186,9 +186,20 @@ def test_a_batch_without_triplets_is_zero_and_says_why_once(engine, labels, why,
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_one_example_is_zero_without_a_word(engine, monkeypatch):
+def test_each_cause_of_no_triplet_is_told_once(engine, monkeypatch, recwarn):
     brute.use(engine, monkeypatch)
-    value, gradient = slope(Triplet(), torch.ones(1, 3), torch.tensor([4]))
+    monkeypatch.setattr(checks, "_warned", set())
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(FalllineWarning, match="4 distinct.*several examples of each class"):
+        Triplet()(x, torch.arange(4))
+    with pytest.warns(FalllineWarning, match="all 4 labels are the same.*several classes"):
+        Triplet()(x, torch.ones(4, dtype=torch.long))
+    with pytest.warns(FalllineWarning, match="the batch holds one example"):
+        value, gradient = slope(Triplet(), torch.ones(1, 3), torch.tensor([4]))
+    recwarn.clear()
+    Triplet()(x, torch.arange(4))
+    Triplet()(x, torch.ones(4, dtype=torch.long))
+    assert not recwarn
     assert value == 0
     assert torch.equal(gradient, torch.zeros(1, 3))
 
@@ -310,6 +321,7 @@ def test_sixteen_bits_hold_what_float32_holds(dtype, engine, monkeypatch):
         ((torch.ones(4, 3), None), r"embeddings \(N, D\) with labels \(N,\)"),
         ((torch.ones(4, 3), torch.ones(4, 3), torch.ones(4, 2)), r"three arguments.*\(4, 3\), \(4, 3\), \(4, 2\)"),
         ((torch.ones(4, 3), torch.zeros(4)), r"write target.long\(\)"),
+        ((torch.ones(4, 3), torch.ones(4, 3)), r"write loss\(anchor, positive, negative\)"),
         ((torch.ones(4, 3), torch.zeros(4, 1, dtype=torch.long)), r"squeeze\(-1\)"),
     ],
 )

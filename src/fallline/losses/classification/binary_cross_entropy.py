@@ -8,9 +8,10 @@ When not: more than two classes of which one holds: then cross_entropy. Probabil
 gradient: give logits.
 Source: Good, "Rational Decisions", Journal of the Royal Statistical Society B 14, 1952. Weights as in King and Zeng, "Logistic Regression
 in Rare Events Data", 2001.
-Departs from the source: from probabilities, log p goes on as its tangent below p = 1e-12, so that p = 0 has a finite value and a gradient
-that is not zero
-(torch clamps the logarithm at -100); infinite logits give the right limit, where torch gives NaN.
+Departs from the source: torch.nn.functional.binary_cross_entropy takes probabilities, this one logits, as torch's
+binary_cross_entropy_with_logits does: in a call that is ported write `input_from="probabilities"`, or drop the sigmoid. From probabilities,
+log p goes on as its tangent below p = 1e-12, so that p = 0 has a finite value and a gradient that is not zero (torch clamps the logarithm
+at -100). Infinite logits give the right limit, where torch gives NaN.
 """
 
 import math
@@ -26,6 +27,7 @@ from fallline.losses._checks import warn_once, within
 from fallline.losses._fields import choice, number, pair
 from fallline.losses._kinds import Binary
 from fallline.losses._tracing import finite, readable
+from fallline.losses._yes_no import by_label
 
 _FLOOR = 1e-12
 
@@ -45,7 +47,7 @@ class BinaryCrossEntropy(Binary):
     class_weight: tuple[float, float] | None = pair(doc="(w0, w1): how much examples of class 0 and of class 1 count")
 
     @override
-    def setup(self) -> None:
+    def adapt(self) -> None:
         if self.input_from == "probabilities":
             self.become(output="probability", fill=(0.5, 0.0))
         zero, one = self.class_weight or (1.0, 1.0)
@@ -56,15 +58,16 @@ class BinaryCrossEntropy(Binary):
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         if self.input_from == "logits" and self._plain and not target.is_floating_point():
             return -F.logsigmoid(torch.where(target > 0, input, -input))
+        for weight, label in ((self._zero, 0), (self._one, 1)):
+            if not weight:  # such examples cost nothing, whatever the input
+                input = torch.where(target == label, self.fill[0], input)
         if self.input_from == "logits":
             yes, no = -F.logsigmoid(input), -F.logsigmoid(-input)
         else:
-            yes, no = _minus_log(input), _minus_log(1 - input)
+            yes, no = _minus_log(input), _minus_log_rest(input)
         if not self._plain:
             yes, no = self._one * yes, self._zero * no
-        if not target.is_floating_point():
-            return torch.where(target > 0, yes, no)
-        return torch.where(target == 0, no, torch.where(target == 1, yes, target * yes + (1 - target) * no))
+        return by_label(target, yes, no)
 
     @override
     def short(self, input: Tensor, target: Tensor) -> Tensor | None:
@@ -114,6 +117,14 @@ class BinaryCrossEntropy(Binary):
 def _minus_log(p: Tensor) -> Tensor:
     """-log p, and below the floor its tangent: finite at 0, with a gradient."""
     low = p < _FLOOR
-    safe = torch.where(low, torch.ones_like(p), p)
-    tangent = -math.log(_FLOOR) - (p - _FLOOR) / _FLOOR
-    return torch.where(low, tangent, -torch.log(safe))
+    return torch.where(low, _tangent(p), -torch.log(torch.where(low, 1.0, p)))
+
+
+def _minus_log_rest(p: Tensor) -> Tensor:
+    """-log(1 - p) in the same way; every digit of a small p counts."""
+    low = 1 - p < _FLOOR
+    return torch.where(low, _tangent(1 - p), -torch.log1p(-torch.where(low, 0.0, p)))
+
+
+def _tangent(p: Tensor) -> Tensor:
+    return -math.log(_FLOOR) - (p - _FLOOR) / _FLOOR

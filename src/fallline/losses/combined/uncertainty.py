@@ -121,7 +121,7 @@ class Uncertainty(Weighting):
         now = {task: self.log_noise(task) for task in self.tasks}
         if not all(p.requires_grad and torch.equal(p.detach().cpu().to(self._began[task]), self._began[task]) for task, p in now.items()):
             return ""
-        return "the weights of MultiTask are parameters: give the optimizer [*model.parameters(), *loss.parameters()]"
+        return "the weights of MultiTask have not moved; they are parameters: give the optimizer [*model.parameters(), *loss.parameters()]"
 
     @override
     def extra_repr(self) -> str:

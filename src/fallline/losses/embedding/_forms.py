@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fallline._core.errors import must, refuse
-from fallline.losses._among import Among, Pairs
+from fallline.losses._among import Among, Pairs, spot
 from fallline.losses._base import Loss, wide
 
 
@@ -44,6 +44,11 @@ class Formed(Among):
         kind = wide(parts[0]).dtype
         return torch.stack([wide(part).to(kind) for part in parts], 1)
 
+    @staticmethod
+    def a_side(input: Tensor, target: Tensor | None) -> bool:
+        """Whether the second argument is embeddings again, so that a third is missing."""
+        return isinstance(target, Tensor) and target.is_floating_point() and target.ndim == 2 and target.shape == input.shape
+
     def unknown(self, input: Tensor, forms: str) -> NoReturn:
         """Refuse a shape that is no form of this loss."""
         refuse(f"the input is {forms}", tuple(input.shape), where=self.name)
@@ -71,7 +76,9 @@ class Formed(Among):
             return super().terms(input, target, keep, own, **given)
         if given.get("reference") is not None:
             refuse("reference stands against embeddings (N, D) with class labels", f"input {tuple(input.shape)}", where=self.name)
-        return Loss.terms(self, input, target, keep, own)
+        with torch.autocast(input.device.type, enabled=False):
+            values, weights = Loss.terms(self, input, target, keep, own)
+            return values if input.ndim == 1 else values + spot(input).sum((1, 2)), weights
 
     @override
     def _terms(
@@ -138,9 +145,7 @@ class Formed(Among):
         return values if weights is None else values * weights
 
 
-def over_pairs(
-    x: Tensor, others: Tensor, pairs: Pairs, costs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
+def over_pairs(x: Tensor, others: Tensor, pairs: Pairs, costs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Each anchor's sum over its pairs and their number; `costs` gives what a block's pairs cost if similar and if not, (rows, M) each."""
     totals, counts = [x.sum(-1)[:0]], [pairs.labels.new_zeros(0, dtype=torch.int64)]
     for start, stop in blocks(x.shape[0], others.shape[0]):
@@ -159,9 +164,3 @@ def blocks(rows: int, columns: int, most: int = 1 << 20) -> list[tuple[int, int]
     """
     step = max(most // max(columns, 1), 1)
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-
-def spoil(total: Tensor, count: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums and numbers of terms as they are, or NaN where any embedding holds one: a sort, a comparison or a count of 0 would hide it."""
-    total = total + torch.where(torch.isnan(others), others, 0).sum()
-    return total, torch.where(torch.isnan(total), count.clamp(min=1), count)

@@ -21,6 +21,9 @@ from fallline.losses._kinds import Classwise
 from fallline.losses._tracing import readable
 from fallline.losses.embedding._unit import unit
 
+_ONE = 1.02
+"""What a cosine may come to by rounding: 1.0078 in bfloat16, and some more from the lengths."""
+
 
 class Margin(Classwise):
     """Embeddings (N, D) with class vectors, or cosines (N, C) without, against class indices (N,)."""
@@ -38,6 +41,8 @@ class Margin(Classwise):
         raise NotImplementedError
 
     # -- the rest holds for both -------------------------------------------------------------------------------------------------------
+
+    lasting = ("classes", "dim")
 
     @override
     def setup(self) -> None:
@@ -85,7 +90,7 @@ class Margin(Classwise):
             in_range(target, classes, self.name)
         y = target.long().unsqueeze(-1)
         if weight is None:
-            if look and input.numel() and bool((input.detach().abs() > 1.001).any()):
+            if look and input.numel() and bool((input.detach().abs() > _ONE).any()):
                 got = f"values up to {float(input.detach().abs().max()):g}"
                 advice = "give classes and dim to hold class vectors, or weight=(classes, dim)"
                 refuse("the input is cosines in [−1, 1] where the loss has no class vectors", got, advice, where=self.name)

@@ -39,14 +39,40 @@ def count_negatives(pairs: Pairs) -> Tensor:
     return found if pairs.keep is None else torch.where(pairs.keep, found, 0)
 
 
-def warn_if_none(name: str, pairs: Pairs, found: Tensor) -> None:
-    """Say once where no class occurs twice, so that nothing pulls together and the loss is 0."""
-    if not readable(found) or found.shape[0] < 2 or bool(found.any()):
+def warn_if_none(name: str, pairs: Pairs, found: Tensor, *, negatives: bool = False) -> None:
+    """Say once, for each cause, why a batch teaches nothing: one example alone, no class twice, or with `negatives` one class alone."""
+    if not readable(found) or not found.shape[0]:
         return
     kept = pairs.labels if pairs.keep is None else pairs.labels[pairs.keep]
-    if kept.shape[0] >= 2:
+    columns = pairs.columns if pairs.keep_columns is None else pairs.columns[pairs.keep_columns]
+    if not kept.shape[0]:
+        return
+    if columns.shape[0] == 1:
+        _warn_alone(name)
+    elif not bool(found.any()):
         warn_once(
             f"{name} no positive",
-            f"{name} is 0: no class occurs twice in the batch ({kept.shape[0]} labels, {kept.unique().shape[0]} distinct); "
+            f"{name} is 0: no class occurs twice in the batch ({columns.shape[0]} labels, {columns.unique().shape[0]} distinct); "
             "draw several examples of each class, or give two views of each.",
         )
+    elif negatives and bool((columns == columns[0]).all()):
+        warn_once(
+            f"{name} no negative",
+            f"{name} is 0: all {columns.shape[0]} labels of the batch are the same, so there is nothing to tell apart; "
+            "draw several classes into a batch.",
+        )
+
+
+def warn_if_alone(name: str, pairs: Pairs) -> None:
+    """Say once where one example stands alone, so that there is nothing to compare it with and the loss is 0."""
+    keep = pairs.keep_columns
+    if pairs.labels.shape[0] and readable(pairs.labels, keep) and (pairs.columns.shape[0] if keep is None else int(keep.sum())) == 1:
+        _warn_alone(name)
+
+
+def _warn_alone(name: str) -> None:
+    warn_once(
+        f"{name} one row",
+        f"{name} is 0: the batch holds one example, and there is no other to compare it with; "
+        "give larger batches (drop_last=True where the last one is short), or further examples as reference.",
+    )

@@ -7,6 +7,9 @@ When not: only the order of distances matters (triplet), or pairs are plenty and
 Source: Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006, equation 4.
 https://doi.org/10.1109/CVPR.2006.100
 Departs from the source: nothing for given pairs. With class labels, over every pair of the batch.
+
+Others mean other things by the name. pytorch-metric-learning takes the distances themselves, without squares and without the ½, and the
+mean over the pairs that cost anything, of similar and of other pairs apart. sentence_transformers has Y the other way round: 1 is similar.
 """
 
 import torch
@@ -17,8 +20,9 @@ from fallline._core.errors import refuse
 from fallline.losses._among import Pairs
 from fallline.losses._checks import at
 from fallline.losses._fields import choice, flag, number
-from fallline.losses.embedding._forms import Formed, over_pairs, spoil
-from fallline.mining.distances import root, squared_euclidean, unit
+from fallline.losses.embedding._forms import Formed, over_pairs
+from fallline.losses.embedding._positives import warn_if_alone
+from fallline.mining.distances import length, squares_and_roots, unit
 
 
 class Contrastive(Formed):
@@ -40,7 +44,7 @@ class Contrastive(Formed):
     unit: bool = flag(False, doc="bring every embedding to length 1 first")
 
     @override
-    def setup(self) -> None:
+    def adapt(self) -> None:
         if self.input_from == "distances":
             self.become(output="score", target_kind="binary")
 
@@ -54,6 +58,9 @@ class Contrastive(Formed):
             return input, target
         if third is not None:
             return self.together(input, target), third
+        if self.a_side(input, target):
+            law = "there is a third argument, 0 for similar pairs and 1 for others, or the second is class labels"
+            refuse(law, f"two of {tuple(input.shape)}", "write loss(a, b, y), y (N,)", where=self.name)
         if input.ndim not in (2, 3):
             self.unknown(input, "two of (N, D) with a target (N,), or pairs (N, 2, D), or embeddings (N, D) with class labels")
         return input, target
@@ -64,21 +71,21 @@ class Contrastive(Formed):
             squares, d = input * input, input
         else:
             a, b = (unit(input) if self.unit else input).unbind(1)
-            squares = (a - b).square().sum(-1)
-            d = root(squares)
-        short, target = (self.margin - d).relu(), target.to(input.dtype)
-        return (1 - target) * squares / 2 + target * short * short / 2
+            squares, d = (a - b).square().sum(-1), length(a - b)
+        short = (self.margin - d).relu()
+        return torch.where(target == 0, squares, short * short) / 2
 
     @override
     def among(self, x: Tensor, others: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        given = others
+        if self.validate:
+            warn_if_alone(self.name, pairs)
         if self.unit:
             x, others = unit(x), unit(others)
-        return spoil(*over_pairs(x, others, pairs, self._costs), given)
+        return over_pairs(x, others, pairs, self._costs)
 
     def _costs(self, x: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        squares = squared_euclidean(x, others)
-        short = (self.margin - root(squares)).relu()
+        squares, d = squares_and_roots(x, others)
+        short = (self.margin - d).relu()
         return squares / 2, short * short / 2
 
     @override

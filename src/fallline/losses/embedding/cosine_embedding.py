@@ -18,7 +18,8 @@ from fallline._core.errors import refuse
 from fallline.losses._among import Pairs
 from fallline.losses._checks import at
 from fallline.losses._fields import number
-from fallline.losses.embedding._forms import Formed, over_pairs, spoil
+from fallline.losses.embedding._forms import Formed, over_pairs
+from fallline.losses.embedding._positives import warn_if_alone
 from fallline.mining.distances import unit
 
 
@@ -43,6 +44,9 @@ class CosineEmbedding(Formed):
             refuse("there is a target: +1 for similar pairs and -1 for others, or class labels", "None", where=self.name)
         if third is not None:
             return self.together(input, target), third
+        if self.a_side(input, target):
+            law = "there is a third argument, +1 for similar pairs and -1 for others, or the second is class labels"
+            refuse(law, f"two of {tuple(input.shape)}", "write loss(a, b, y), y (N,)", where=self.name)
         if input.ndim not in (2, 3):
             self.unknown(input, "two of (N, D) with a target (N,), or pairs (N, 2, D), or embeddings (N, D) with class labels")
         return input, target
@@ -55,7 +59,9 @@ class CosineEmbedding(Formed):
 
     @override
     def among(self, x: Tensor, others: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        return spoil(*over_pairs(unit(x), unit(others), pairs, self._costs), others)
+        if self.validate:
+            warn_if_alone(self.name, pairs)
+        return over_pairs(unit(x), unit(others), pairs, self._costs)
 
     def _costs(self, x: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         cosine = x @ others.T

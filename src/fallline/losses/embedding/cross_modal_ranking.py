@@ -22,7 +22,7 @@ from fallline.losses._across import Across, Sides
 from fallline.losses._among import Pairs
 from fallline.losses._fields import choice, flag, number
 from fallline.losses.embedding._laws import Hardest, Hinge
-from fallline.losses.embedding._positives import count_negatives
+from fallline.losses.embedding._positives import count_negatives, warn_if_alone
 from fallline.losses.embedding._stream import stream
 from fallline.losses.embedding._unit import unit
 
@@ -47,6 +47,8 @@ class CrossModalRanking(Across):
     @override
     def across(self, sides: Sides) -> tuple[Tensor, Tensor | int]:
         x, y, here, more = sides.each(unit) if self.unit else sides
+        if self.validate and more is None:
+            warn_if_alone(self.name, here)
         more_x, more_y, there = more or (None, None, None)
         behind = self.margin - (x * y).sum(-1, keepdim=True)
         total = self._one_way(x, y, behind, here, there, more_y)

@@ -22,13 +22,15 @@ from fallline.losses._across import Across, Sides
 from fallline.losses._among import Among, Pairs
 from fallline.losses._fields import choice, flag, number
 from fallline.losses.embedding._laws import NONE, Each, LogSum, softplus
-from fallline.losses.embedding._positives import count_positives, warn_if_none
+from fallline.losses.embedding._positives import count_positives, warn_if_alone, warn_if_none
 from fallline.losses.embedding._stream import both_ways, stream, stream_among
 from fallline.losses.embedding._unit import unit
 
 
 class InfoNCE(Across, Among):
     """InfoNCE, in nats. Input (N, D) embeddings; target (N, D), row against row, or (N,) class labels.
+
+    Or input (N, V, D), V views of each example, with labels (N,): every view is an example of its class.
 
     "none" gives the sum of each row's terms: two with `symmetric` or `views="both"`, one without; with labels one a positive pair.
 
@@ -40,13 +42,16 @@ class InfoNCE(Across, Among):
     tasks = frozenset({"binary", "multiclass"})
     target_kind = "index"
     also = ("infonce", "nt_xent", "ntxent", "clip", "simclr")
+    viewed = True
     needs = "class labels, or two embeddings for each example, row against row"
 
-    temperature: float = number(0.07, low=0, open_low=True, doc="τ: the lower, the more the nearest negatives count")
+    temperature: float = number(0.07, low=1e-6, doc="τ: the lower, the more the nearest negatives count")
     views: str = choice("cross", "both", doc="negatives from the other side (CLIP), or from both (SimCLR); for rows against rows")
     symmetric: bool = flag(True, doc='with views="cross": also tell each target from all inputs, and take both')
     unit: bool = flag(True, doc="compare directions (cosine), not lengths (dot product)")
     learn: bool = flag(False, doc="learn the scale 1/τ, as CLIP: the module gets a parameter `growth`")
+
+    lasting = ("learn",)
 
     @override
     def setup(self) -> None:
@@ -84,7 +89,7 @@ class InfoNCE(Across, Among):
     def among(self, x: Tensor, others: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         found = count_positives(pairs)
         if self.validate:
-            warn_if_none(self.name, pairs, found)
+            warn_if_none(self.name, pairs, found, negatives=True)
         return stream_among(Each(), pairs, x, others, scale=self.scale(x), directions=self.unit), found
 
     # -- rows against rows -------------------------------------------------------------------------------------------------------------
@@ -92,6 +97,8 @@ class InfoNCE(Across, Among):
     @override
     def across(self, sides: Sides) -> tuple[Tensor, Tensor | int]:
         x, y, here, more = sides.each(unit) if self.unit else sides
+        if self.validate and more is None:
+            warn_if_alone(self.name, here)
         scale = self.scale(x)
         near = (x * y).sum(-1) * scale
         if self.views == "both":

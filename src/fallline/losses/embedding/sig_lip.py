@@ -40,9 +40,9 @@ class SigLIP(Across):
     bias: float = number(-10.0, doc="b at the start: what is added, so that at first nearly every pair counts as apart")
     unit: bool = flag(True, doc="compare directions (cosine), not lengths (dot product)")
 
-    def __init__(self, *, fixed: tuple[Tensor | float, Tensor | float] | None = None, **options: Any) -> None:
+    def __init__(self, *places: Any, fixed: tuple[Tensor | float, Tensor | float] | None = None, **options: Any) -> None:
         self.fixed = fixed
-        super().__init__(**options)
+        super().__init__(*places, **options)
 
     @override
     def setup(self) -> None:

@@ -22,6 +22,8 @@ from fallline.losses.embedding._stream import stream_among
 class SupCon(Among):
     """Supervised contrastive loss of each anchor, in nats. Input (N, D) embeddings; target (N,) class labels.
 
+    Or input (N, V, D), V views of each example: every view is an anchor of the example's class, as in the paper ("none" gives (N V,)).
+
     >>> import torch
     >>> SupCon(temperature=1.0)(torch.eye(2)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]))
     tensor(0.5514)
@@ -29,8 +31,9 @@ class SupCon(Among):
 
     name = "sup_con"
     also = ("supcon", "supervised_contrastive")
+    viewed = True
 
-    temperature: float = number(0.1, low=0, open_low=True, doc="τ: the lower, the more the nearest examples count")
+    temperature: float = number(0.1, low=1e-6, doc="τ: the lower, the more the nearest examples count")
     unit: bool = flag(True, doc="compare directions (cosine), not lengths (dot product)")
 
     @override

@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fallline._core.errors import refuse
 from fallline.losses._among import Pairs
 from fallline.losses._checks import warn_once
 from fallline.losses._fields import choice, flag, number
 from fallline.losses._tracing import readable
-from fallline.losses.embedding._forms import Formed, blocks, spoil
+from fallline.losses.embedding._forms import Formed, blocks
+from fallline.losses.embedding._positives import warn_if_alone
 from fallline.losses.embedding._triplet_sums import Sums, triplet_sums
 from fallline.mining.batch_hard import hardest
 from fallline.mining.count_triplets import count_triplets
 from fallline.mining.distance_weighted import drawn
-from fallline.mining.distances import DISTANCES, euclidean, root, unit
+from fallline.mining.distances import DISTANCES, euclidean, length, unit
 from fallline.mining.semi_hard import next_farther
 
 
@@ -71,6 +73,9 @@ class Triplet(Formed):
         if third is not None and target is not None:
             input = self.together(input, target, third)
         elif input.ndim == 2 and target is not None:
+            if self.a_side(input, target):
+                law = "there are three tensors, anchor, positive and negative, or embeddings (N, D) with labels (N,)"
+                refuse(law, f"two of {tuple(input.shape)}", "write loss(anchor, positive, negative)", where=self.name)
             return input, target
         elif input.ndim != 3 or target is not None:
             self.unknown(input, "embeddings (N, D) with labels (N,), or three of (N, D), or triplets (N, 3, D) without a target")
@@ -83,13 +88,16 @@ class Triplet(Formed):
 
     @override
     def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
-        return None if self.average == "all" else (self.values(input, target) > 0).to(input.dtype)
+        return None if self.average == "all" else (~(self.values(input, target) <= 0)).to(input.dtype)
+
+    @override
+    def weightless(self, target: Tensor) -> bool:
+        return False  # what weighs nothing is 0 already
 
     def _between(self, a: Tensor, b: Tensor) -> Tensor:
         if self.distance == "cosine":
             return 1 - (a * b).sum(-1)
-        squares = (a - b).square().sum(-1)
-        return squares if self.distance == "squared" else root(squares)
+        return (a - b).square().sum(-1) if self.distance == "squared" else length(a - b)
 
     def _hinge(self, over: Tensor) -> Tensor:
         return over.relu().square() if self.squared else over.relu()
@@ -98,13 +106,12 @@ class Triplet(Formed):
 
     @override
     def among(self, x: Tensor, others: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        given = others
         if self.unit or self.distance == "cosine":
             x, others = (unit(x),) * 2 if others is x else (unit(x), unit(others))
         total, count, active = self._sums(x, others, pairs)
         if self.validate and readable(x, count) and not count.any():
             _explain(pairs, self.name)
-        return spoil(total.to(x.dtype), count if self.average == "all" else active, given)
+        return total.to(x.dtype), count if self.average == "all" else active
 
     def _sums(self, x: Tensor, others: Tensor, pairs: Pairs) -> Sums:
         from fallline.losses.embedding._triplet_fast import Problem, fast_sums, serves
@@ -143,17 +150,17 @@ class Triplet(Formed):
 
 
 def _explain(pairs: Pairs, name: str) -> None:
-    """Say once why a batch holds no triplet, where its labels are the cause."""
+    """Say once, for each cause, why a batch holds no triplet, where its labels are the cause."""
     mine = pairs.labels if pairs.keep is None else pairs.labels[pairs.keep]
     columns = pairs.columns if pairs.keep_columns is None else pairs.columns[pairs.keep_columns]
-    if len(mine) < 2 or bool(count_triplets(mine, columns[len(mine) :]).any()):
+    if len(mine) and len(columns) == 1:
+        return warn_if_alone(name, pairs)
+    if not len(mine) or bool(count_triplets(mine, columns[len(mine) :]).any()):
         return
-    distinct = len(torch.unique(columns))
-    why = (
-        f"no class occurs twice: {len(columns)} labels, {distinct} distinct" if distinct > 1 else f"all {len(columns)} labels are the same"
+    many, distinct = len(columns), len(torch.unique(columns))
+    cause, why, cure = (
+        ("no positive", f"no class occurs twice: {many} labels, {distinct} distinct", "draw several examples of each class into a batch")
+        if distinct > 1
+        else ("no negative", f"all {many} labels are the same", "draw several classes into a batch")
     )
-    warn_once(
-        f"{name} no triplets",
-        f"{name} finds no triplet in this batch ({why}), so the loss is 0 and teaches nothing; "
-        "draw batches of several classes with several examples each.",
-    )
+    warn_once(f"{name} {cause}", f"{name} finds no triplet in this batch ({why}), so the loss is 0 and teaches nothing; {cure}.")

@@ -49,7 +49,8 @@ class GaussianNLL(Loss):
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
         fits = input.ndim >= 1 and input.shape[-1] == 2 and input.shape[:-1] == target.shape
         got = f"input {tuple(input.shape)} and target {tuple(target.shape)}"
-        must(fits, "the input has the target's shape and a last axis of 2 (mean, variance)", got, where=self.name)
+        advice = "write torch.stack([mean, variance], -1), with what variance_from says; a model gives both by two outputs"
+        must(fits, "the input has the target's shape and a last axis of 2 (mean, variance)", got, advice, where=self.name)
         return target.shape
 
     @override
@@ -60,12 +61,13 @@ class GaussianNLL(Loss):
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         mean, raw = input.unbind(-1)
         miss = target - mean
+        eps = max(self.eps, torch.finfo(input.dtype).tiny)
         if self.variance_from == "log_variance":
-            floor = math.log(self.eps)
+            floor = math.log(eps)
             log_v = floor - F.logsigmoid(floor - raw)
             loss = 0.5 * (log_v + miss.square() * torch.exp(-log_v))
         else:
-            v = F.softplus(raw) + self.eps if self.variance_from == "softplus" else raw.clamp(min=self.eps)
+            v = F.softplus(raw) + eps if self.variance_from == "softplus" else raw.clamp(min=eps)
             loss = 0.5 * (torch.log(v) + miss.square() / v)
         return loss + 0.5 * math.log(2 * math.pi) if self.full else loss
 
