@@ -18,7 +18,7 @@ from fallline._core.errors import must
 
 
 class OrdinalHead(nn.Module):
-    """From features (N, ..., in_features) to logits (N, ..., n_classes - 1), for `fallline.losses.Coral`.
+    """From features (N, ..., in_features) to logits (N, n_classes - 1, ...), levels on axis 1 as `fallline.losses.Coral` reads them.
 
     >>> OrdinalHead(8, 5)(torch.zeros(3, 8)).shape
     torch.Size([3, 4])
@@ -42,7 +42,8 @@ class OrdinalHead(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight(x) + self.bias
+        levels = self.weight(x) + self.bias
+        return levels.movedim(-1, 1) if levels.ndim > 2 else levels
 
     @override
     def extra_repr(self) -> str:

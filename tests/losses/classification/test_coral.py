@@ -112,3 +112,12 @@ def test_the_head_starts_with_equal_classes():
     p = predict_from("ordinal", head(torch.zeros(1, 4)))
     torch.testing.assert_close(p, torch.full((1, 5), 0.2))
     assert sum(q.numel() for q in head.parameters()) == 4 + 4
+
+
+def test_the_head_puts_the_levels_where_the_loss_reads_them():
+    head, x = models.OrdinalHead(4, 5), torch.randn(3, 7, 6, 4)
+    y = torch.randint(0, 5, (3, 7, 6))
+    f = head(x)
+    assert f.shape == (3, 4, 7, 6)
+    torch.testing.assert_close(Coral(reduction="none")(f, y).flatten(), Coral(reduction="none")(head(x.flatten(0, 2)), y.flatten()))
+    assert head(x[0, 0, 0]).shape == (4,)
