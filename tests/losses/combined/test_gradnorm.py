@@ -277,3 +277,16 @@ CASES: list[tuple[Callable[..., None], str]] = [
 def test_wrong_use_is_said(wrong, words):
     with pytest.raises(FalllineError, match=words):
         wrong(network(), loss_of("gradnorm"), *batch())
+
+
+def test_in_half_precision_the_weights_still_move():
+    model, (x, y) = network().half(), batch()
+    loss = MultiTask({"class": "cross_entropy", "brightness": "mse"}, weighting="gradnorm").half()
+    start = loss.weighting.weight("class").clone()
+    assert start.dtype == torch.float32
+    # a step too small for 16 bits at 1, where the next number is 0.001 away
+    loss.weighting.weight_lr = 1e-4
+    for _ in range(3):
+        loss.balance(loss.parts(model(x.half()), y), shared=model.shared)
+    assert 1e-4 < (loss.weighting.weight("class") - start).abs() < 4e-4
+    assert loss.double().weighting.weight("class").dtype == torch.float64

@@ -15,7 +15,7 @@ weights as they are; a task without an example in the batch keeps its weight.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,17 @@ class Balanced(Weighting):
             for what in _STATE:
                 self.register_buffer(f"{what}_{task}", torch.tensor(start[what]))
         self._began = {task: float(self.weight(task)) for task in self.tasks}
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow a module to another device or a wider type; in 16 bits the steps of the weights would round away."""
+        before = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype.itemsize >= 4}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            now = self.get_buffer(name)
+            if now.dtype.itemsize < 4:
+                self.register_buffer(name, buffer.to(now.device))
+        return self
 
     @override
     def weight(self, task: str) -> Tensor:
