@@ -338,3 +338,21 @@ def test_a_small_mask_is_found():
         found[spec] = 2 * (seen * y).sum() / (seen.sum() + y.sum()), (seen * y).sum() / y.sum()
     assert found["dice"][0] > 0.65
     assert found["tversky"][1] > found["dice"][1]  # misses cost more, so fewer are missed
+
+
+@pytest.mark.parametrize("spec", BOTH)
+def test_a_column_is_a_row_of_single_labels(spec):
+    x, y = masks((8,))
+    assert torch.equal(build(spec)(x[:, None], y[:, None]), build(spec)(x, y))
+    assert torch.equal(build(spec, reduction="none")(x[:, None], y[:, None]), build(spec, reduction="none")(x, y))
+    each = build(spec, over="example")
+    assert (each(x[:, None], y[:, None]) - build(spec)(x, y)).abs() > 1e-3
+    picture = x.reshape(8, 1, 1), y.reshape(8, 1, 1)
+    assert torch.equal(build(spec)(*picture), each(*picture))
+
+
+@pytest.mark.parametrize("spec", BOTH)
+def test_weights_of_examples_without_elements(spec):
+    x, y = torch.zeros(3, 0, 4, requires_grad=True), torch.zeros(3, 0, 4)
+    assert build(spec)(x, y, sample_weight=torch.tensor([1.0, 2.0, 0.0])) == 0
+    assert build(spec)(x, y) == 0

@@ -36,7 +36,7 @@ class Overlap(Either):
         "auto",
         "example",
         "batch",
-        doc="whose elements share a ratio; auto: an example's where it has several (an axis beyond batch and class)",
+        doc="whose elements share a ratio; auto: an example's where it has an axis beyond batch and class, other than a lone one of size 1",
     )
     channels: bool = flag(False, doc="labels 0/1 of shape (N, C, ...): a ratio for each of the C kinds of labels, then their mean")
     smooth: float = number(1.0, low=0, doc="s: what the denominator has in advance, in elements")
@@ -105,7 +105,7 @@ class Overlap(Either):
     @override
     def terms(self, input: Tensor, target: Tensor, keep: Tensor | None, own: Tensor | None, **given: Any) -> tuple[Tensor, Tensor | None]:
         there = torch.ones(target.shape[:1], dtype=torch.bool, device=target.device) if keep is None else _any(keep)
-        each = there.to(input.dtype) if own is None else torch.where(there, own.flatten(1)[:, 0] if own.ndim > 1 else own, 0)
+        each = there.to(input.dtype) if own is None else torch.where(there, own.flatten(1)[:, :1].sum(1) if own.ndim > 1 else own, 0)
         error, whole = self._sums(input, target, keep)
         together = self._together(input, target)
         ratio = error / _not_zero((each[:, None] * whole).sum(0) + self.smooth if together else whole + self.smooth)
@@ -144,8 +144,9 @@ class Overlap(Either):
         return (each * w).sum(1) / _not_zero(w.sum())
 
     def _together(self, input: Tensor, target: Tensor) -> bool:
-        """Whether the batch has one ratio."""
-        return self.over == "batch" or (self.over == "auto" and target.ndim < (3 if self.channels else 2))
+        """Whether the batch has one ratio; for auto (N, 1) is (N,), as models of one output give it."""
+        rest = tuple(target.shape[2 if self.channels else 1 :])
+        return self.over == "batch" or (self.over == "auto" and (not rest or rest == (1,)))
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
