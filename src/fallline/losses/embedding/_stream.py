@@ -111,24 +111,29 @@ class _Streamed(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, *saved = ctx.saved_tensors
         y = x if ctx.own else saved.pop(0)
-        if torch.is_grad_enabled():
-            return (None, None, None, *_differentiably(ctx, x, y, slopes))
-        law: Law = ctx.law
-        of_x = torch.empty_like(x) if ctx.needs_input_grad[3] else None
-        of_y = torch.zeros_like(y) if ctx.needs_input_grad[4] else None
-        far = (slopes[0], *saved) if ctx.own else (slopes[1], ctx.columns) if ctx.sides else None
-        cuts = _cuts(x.shape[0], y.shape[0])
-        room = x.new_empty(cuts[0][1] if ctx.only is None else 0, y.shape[0])
-        for start, stop in cuts:
-            s, neg, pos = _block(law, ctx.who, x, y, start, stop, room) if ctx.only is None else ctx.only
-            w = law.slope(s, neg, pos, *(part[start:stop, None] for part in (slopes[0], *saved)))
-            if far is not None:
-                w += law.slope(s, neg, pos, *(part[None] for part in far))
-            if of_x is not None:
-                torch.mm(w, y, out=of_x[start:stop])
-            if of_y is not None:
-                of_y.addmm_(w.mT, x[start:stop])
-        return None, None, None, of_x, of_y
+        with torch.autocast(x.device.type, enabled=False):
+            found = _differentiably(ctx, x, y, slopes) if torch.is_grad_enabled() else _directly(ctx, x, y, saved, slopes)
+        return None, None, None, *found
+
+
+def _directly(ctx: Any, x: Tensor, y: Tensor, saved: list[Tensor], slopes: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of both sides, a block of anchors at a time."""
+    law: Law = ctx.law
+    of_x = torch.empty_like(x) if ctx.needs_input_grad[3] else None
+    of_y = torch.zeros_like(y) if ctx.needs_input_grad[4] else None
+    far = (slopes[0], *saved) if ctx.own else (slopes[1], ctx.columns) if ctx.sides else None
+    cuts = _cuts(x.shape[0], y.shape[0])
+    room = x.new_empty(cuts[0][1] if ctx.only is None else 0, y.shape[0])
+    for start, stop in cuts:
+        s, neg, pos = _block(law, ctx.who, x, y, start, stop, room) if ctx.only is None else ctx.only
+        w = law.slope(s, neg, pos, *(part[start:stop, None] for part in (slopes[0], *saved)))
+        if far is not None:
+            w += law.slope(s, neg, pos, *(part[None] for part in far))
+        if of_x is not None:
+            torch.mm(w, y, out=of_x[start:stop])
+        if of_y is not None:
+            of_y.addmm_(w.mT, x[start:stop])
+    return of_x, of_y
 
 
 def _differentiably(ctx: Any, x: Tensor, y: Tensor, slopes: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:

@@ -90,10 +90,6 @@ class Triplet(Formed):
     def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
         return None if self.average == "all" else (~(self.values(input, target) <= 0)).to(input.dtype)
 
-    @override
-    def weightless(self, target: Tensor) -> bool:
-        return False  # what weighs nothing is 0 already
-
     def _between(self, a: Tensor, b: Tensor) -> Tensor:
         if self.distance == "cosine":
             return 1 - (a * b).sum(-1)
