@@ -21,6 +21,7 @@ CASES = {
 def test_equals_autograd(spec):
     loss = build(spec)
     raw, target = CASES[spec]
+    loss.validate_targets(target)
     value, slope = loss.quick_slope(raw, target)
     leaf = raw.clone().requires_grad_()
     expected = loss.quick(leaf, target)
@@ -40,6 +41,8 @@ def test_cross_entropy_with_ignored_labels_soft_targets_and_class_weights(dtype)
         (CrossEntropy(), torch.softmax(RAW.to(dtype), 1)),
         (CrossEntropy(class_weight=torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64 if dtype == torch.float64 else None)), LABELS),
     ):
+        if not target.is_floating_point():
+            loss.validate_targets(target, 4)
         leaf = RAW.to(dtype).clone().requires_grad_()
         expected = loss.quick(leaf, target)
         expected.backward()

@@ -34,7 +34,12 @@ _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _STRIDED = torch.strided
 _MEAN = frozenset({"weights", "kept", "terms", "_terms", "_reduce", "_mean", "_count"})
 _COST = _MEAN | {"values"}
-_FASTER = {"short": _COST | {"shape", "blank", "check_values"}, "quick": _COST, "quick_slope": _COST | {"quick", "forward"}, "all_count": {"kept", "weights"}}
+_FASTER = {
+    "short": _COST | {"shape", "blank", "check_values"},
+    "quick": _COST,
+    "quick_slope": _COST | {"quick", "forward"},
+    "all_count": frozenset({"kept", "weights"}),
+}
 """Each shorter way, and what it stands for: a class that changes any of these after the way was written goes the long way."""
 REDUCE = {"none": 0, "mean": 1, "sum": 2}
 """What aten's own losses call the reductions."""
@@ -464,7 +469,7 @@ def functional_of(cls: type[Loss]) -> Callable[..., Tensor]:
         if input is None or len(third) > most:
             misplaced(cls, call, (a for a in (input, target, *third) if a is not None), options, written=f"functional.{cls.name}")
         given = {key: options.pop(key) for key in (*cls.given, cls.third) if key in options}
-        return cls(**options).forward(input, target, *third, sample_weight=sample_weight, mask=mask, **given)
+        return cls(**options).forward(input, target, *third, sample_weight=sample_weight, mask=mask, **given)  # pyright: ignore[reportArgumentType]
 
     most = int(bool(cls.third))
     kinds = inspect.Parameter

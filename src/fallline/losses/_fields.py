@@ -49,15 +49,23 @@ class Option:
     def _pair(self, value: Any, where: str) -> tuple[float, float] | None:
         if value is None:
             return None
-        numbers = value.tolist() if isinstance(value, Tensor) else list(value)
-        if len(numbers) != 2 or not all(0 <= float(n) < float("inf") for n in numbers):
-            refuse(f"{self.name} is two finite numbers >= 0", value, "(0.2, 0.8) is an example", where=where)
-        return float(numbers[0]), float(numbers[1])
+        try:
+            numbers = [float(n) for n in (value.tolist() if isinstance(value, Tensor) else value)]
+        except (TypeError, ValueError):
+            numbers = []
+        if len(numbers) != 2 or isinstance(value, (str, bytes, dict)) or not all(0 <= n < float("inf") for n in numbers):
+            refuse(f"{self.name} is two finite numbers >= 0", repr(value), "(0.2, 0.8) is an example", where=where)
+        return numbers[0], numbers[1]
 
     def _tensor(self, value: Any, where: str) -> Tensor | None:
         if value is None:
             return None
-        tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32)
+        try:
+            tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            tensor = None
+        if tensor is None or tensor.is_complex() or tensor.ndim == 0:
+            refuse(f"{self.name} is numbers, as a list or a tensor", repr(value), "[1.0, 5.0] is an example", where=where)
         if not tensor.is_floating_point():
             tensor = tensor.float()
         if readable(tensor) and not bool((torch.isfinite(tensor) & (tensor >= 0)).all()):

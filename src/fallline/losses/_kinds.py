@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fallline._core.errors import must, refuse
-from fallline.losses._base import Loss, wide
+from fallline.losses._base import Loss
 from fallline.losses._checks import in_range, looks_like_probabilities, signed, warn_once, zero_or_one
 from fallline.losses._fields import vector, whole
 from fallline.losses._tracing import readable

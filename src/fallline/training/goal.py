@@ -144,6 +144,7 @@ def aim(data: "Data", settings: Settings, loss: "Loss | None" = None) -> Goal:
     else:
         built, spec = loss, loss.name
         must(settings.class_weight is None, "class_weight is left out", settings.class_weight, "give it to the loss object itself")
+    must(built.reduction == "mean", "training is by the mean loss, reduction='mean'", repr(built.reduction), "leave reduction out")
     check_task(type(built), data.task, () if settings.signed_labels else data.raw_labels)
     scale = None
     if data.task == "regression" and built.target_kind not in _RAW_UNITS:

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from fallline.losses._fields import number
 from fallline.losses._kinds import Binary
+from fallline.losses._yes_no import by_label, faded
 
 
 class Asymmetric(Binary):
@@ -35,14 +36,14 @@ class Asymmetric(Binary):
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         log_p, log_not = F.logsigmoid(input), F.logsigmoid(-input)
-        yes = -torch.exp(self.gamma_positive * log_not) * log_p if self.gamma_positive else -log_p
-        if self.margin:
-            p = input.sigmoid() - self.margin
-            shown = ~(p <= 0)  # a NaN is no low probability
-            p = torch.where(shown, p, 0.5)
-            no = torch.where(shown, -p.pow(self.gamma_negative) * torch.log1p(-p), 0.0)
-        else:
-            no = -torch.exp(self.gamma_negative * log_p) * log_not
-        if not target.is_floating_point():
-            return torch.where(target > 0, yes, no)
-        return target * yes + (1 - target) * no
+        no = self._past_margin(input) if self.margin else faded(log_not, log_p, self.gamma_negative)
+        return by_label(target, faded(log_p, log_not, self.gamma_positive), no)
+
+    def _past_margin(self, input: Tensor) -> Tensor:
+        """−p_m^γ₋ log(1 − p_m), with 1 − p_m = σ(−x) + m where that is the smaller: it never rounds to 0."""
+        rest = torch.sigmoid(-input)
+        p = torch.where(input > 0, (1 - self.margin) - rest, input.sigmoid() - self.margin)
+        shown = ~(p <= 0)  # a NaN is no low probability
+        p, small = torch.where(shown, p, 0.5), p < 0.5
+        log_rest = torch.where(small, torch.log1p(-torch.where(small, p, 0.0)), torch.log(torch.where(small, 1.0, rest + self.margin)))
+        return torch.where(shown, -p.pow(self.gamma_negative) * log_rest, 0.0)

@@ -69,7 +69,7 @@ class CrossEntropy(Classwise):
             loss = -log_p.gather(-1, target.long().unsqueeze(-1)).squeeze(-1)
         else:
             t = class_last(target)
-            loss = -torch.where(t == 0, 0.0, t * torch.where(t == 0, 0.0, log_p)).sum(-1)
+            loss = -(t * torch.where((t == 0) & (log_p == -torch.inf), 0.0, log_p)).sum(-1)  # 0 log 0 = 0
         if not self.label_smoothing:
             return loss
         possible = log_p > -torch.inf
@@ -80,13 +80,16 @@ class CrossEntropy(Classwise):
     def weights(self, input: Tensor, target: Tensor) -> Tensor | None:
         if self.class_weight is None or not target.is_floating_point():
             return super().weights(input, target)
-        return class_last(target) @ self.class_weight.to(input)
+        return (class_last(target) * self.class_weight.to(input)).sum(-1)  # no product of matrices, which autocast would round
+
+    all_count = Classwise.all_count
 
     @override
     def short(self, input: Tensor, target: Tensor) -> Tensor | None:
         if not (self.validate and isinstance(input, Tensor) and isinstance(target, Tensor) and readable(input, target)):
             return None
-        weight, reduction = self._buffers["class_weight"], REDUCE[self.reduction]
+        weight = self._buffers["class_weight"] if "class_weight" in self._buffers else self.class_weight  # noqa: SIM401 - quicker
+        reduction = REDUCE[self.reduction]
         if target.dtype == torch.int64:
             if input.ndim < 2 or input.dtype not in WIDE or target.device != input.device or not target.numel():
                 return None
@@ -100,28 +103,38 @@ class CrossEntropy(Classwise):
         else:
             return None
         self.glance(input.detach())
-        value = torch.ops.aten.cross_entropy_loss(input, target, weight, reduction, self.ignore_index, self.label_smoothing)
+        ignored = -100 if target.is_floating_point() else self.ignore_index  # torch knows no other beside soft targets
+        value = torch.ops.aten.cross_entropy_loss(input, target, weight, reduction, ignored, self.label_smoothing)
         return value if finite(value) else None
 
     def _weight_suits(self, weight: Tensor, input: Tensor) -> bool:
         """Whether torch's mean with these class weights is ours."""
+        if weight.requires_grad:  # torch has no derivative by it
+            return False
         same_mean = self.reduction != "mean" or self.normalize == "weight"
         fits = weight.dtype == input.dtype and weight.device == input.device and weight.shape == input.shape[1:2]
         return same_mean and fits and not self.label_smoothing
 
     @override
     def quick(self, input: Tensor, target: Tensor) -> Tensor:
-        if self.class_weight is None:
+        soft, weight = target.is_floating_point(), self.class_weight
+        if weight is None and soft:
+            return F.cross_entropy(wide(input), target, label_smoothing=self.label_smoothing)
+        if self._all_count and weight is None:
             return F.cross_entropy(wide(input), target, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing)
-        if not self.label_smoothing and not target.is_floating_point() and self.normalize == "weight":
-            return F.cross_entropy(wide(input), target, self.class_weight, ignore_index=self.ignore_index)
-        return self._mean(*self._terms(input, target, None, None))
+        usual = not (soft or self.label_smoothing)
+        if self._all_count and weight is not None and usual and self.normalize == "weight" and not weight.requires_grad:
+            return F.cross_entropy(wide(input), target, weight.to(input.dtype), ignore_index=self.ignore_index)
+        if weight is None and usual:
+            value = F.cross_entropy(wide(input), target, ignore_index=self.ignore_index)
+            return torch.where((target != self.ignore_index).any(), value, 0.0)
+        return super().quick(input, target)
 
     @override
     def quick_slope(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(softmax − one-hot) / N by the kernels that autograd would call, without its bookkeeping."""
-        weighted = self.class_weight is not None or self.label_smoothing
-        if weighted or target.is_floating_point() or input.ndim != 2 or input.dtype not in {torch.float32, torch.float64}:
+        unusual = self.class_weight is not None or self.label_smoothing or not self._all_count
+        if unusual or target.is_floating_point() or input.ndim != 2 or input.dtype not in {torch.float32, torch.float64}:
             return super().quick_slope(input, target)
         aten = torch.ops.aten
         with torch.no_grad():

@@ -22,6 +22,7 @@ from fallline._core.errors import must
 from fallline.losses._either import Either
 from fallline.losses._fields import number
 from fallline.losses._kinds import class_last
+from fallline.losses._yes_no import by_label, faded
 
 
 class Focal(Either):
@@ -52,16 +53,11 @@ class Focal(Either):
         if self.apart(input, target):
             return self._binary(input, target)
         scores, y = class_last(input), target.long().unsqueeze(-1)
-        ahead = scores.gather(-1, y).squeeze(-1) - torch.logsumexp(scores.scatter(-1, y, -torch.inf), dim=-1)  # p = σ(ahead)
-        return self._fading(F.logsigmoid(ahead), F.logsigmoid(-ahead))
-
-    def _fading(self, log_p: Tensor, log_rest: Tensor) -> Tensor:
-        return -torch.exp(self.gamma * log_rest) * log_p if self.gamma else -log_p
+        least = torch.finfo(scores.dtype).min  # as good as -inf, and has a slope where every other class is impossible
+        ahead = scores.gather(-1, y).squeeze(-1) - torch.logsumexp(scores.scatter(-1, y, least), dim=-1)  # p = σ(ahead)
+        return faded(F.logsigmoid(ahead), F.logsigmoid(-ahead), self.gamma)
 
     def _binary(self, input: Tensor, target: Tensor) -> Tensor:
         log_p, log_not = F.logsigmoid(input), F.logsigmoid(-input)
         one, zero = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
-        yes, no = one * self._fading(log_p, log_not), zero * self._fading(log_not, log_p)
-        if not target.is_floating_point():
-            return torch.where(target > 0, yes, no)
-        return torch.where(target == 0, no, torch.where(target == 1, yes, target * yes + (1 - target) * no))
+        return by_label(target, one * faded(log_p, log_not, self.gamma), zero * faded(log_not, log_p, self.gamma))

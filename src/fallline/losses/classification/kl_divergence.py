@@ -48,7 +48,7 @@ class KLDivergence(Loss):
         return int(n_classes or 0)
 
     @override
-    def setup(self) -> None:
+    def adapt(self) -> None:
         if self.input_from == "probabilities":
             self.become(output="probability")
 

@@ -11,11 +11,13 @@ categorical hinge takes the
 largest term: neither is this loss.
 """
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from fallline.losses._fields import flag, number
 from fallline.losses._kinds import Classwise, class_last
+from fallline.losses._tracing import readable
 
 
 class MulticlassHinge(Classwise):
@@ -34,5 +36,11 @@ class MulticlassHinge(Classwise):
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
         s, y = class_last(input), target.long().unsqueeze(-1)
-        miss = (s - s.gather(-1, y) + self.delta).relu()
-        return miss.square().sum(-1) - self.delta**2 if self.squared else miss.sum(-1) - self.delta  # less the true class's own term
+        miss = s - s.gather(-1, y) + self.delta
+        if readable(miss, y):
+            with torch.no_grad():  # autograd need not know: the hinge has no slope at 0
+                miss.scatter_(-1, y, 0.0)
+        else:
+            miss = miss.scatter(-1, y, 0.0)
+        miss = miss.relu()  # the true class has no term
+        return (miss.square() if self.squared else miss).sum(-1)

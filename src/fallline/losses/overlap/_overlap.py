@@ -54,7 +54,7 @@ class Overlap(Either):
     # -- the rest holds for all --------------------------------------------------------------------------------------------------------
 
     @override
-    def setup(self) -> None:
+    def adapt(self) -> None:
         if self.input_from == "probabilities":
             self.become(output="probability")
 

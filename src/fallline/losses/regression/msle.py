@@ -35,7 +35,7 @@ class MSLE(Regression):
     input_from: str = choice("values", "logarithms", doc="what the input is: predictions, or log(1 + prediction)")
 
     @override
-    def setup(self) -> None:
+    def adapt(self) -> None:
         if self.input_from == "logarithms":
             self.become(output="log1p")
 

@@ -35,13 +35,16 @@ class PoissonNLL(Regression):
     full: bool = flag(False, doc="add log y!, which does not depend on the input")
 
     @override
-    def setup(self) -> None:
+    def adapt(self) -> None:
         if self.input_from == "rate":
             self.become(output="rate", fill=(1.0, 0.0))
 
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:
-        loss = F.poisson_nll_loss(input, target, log_input=self.input_from == "log_rate", reduction="none")
+        if self.input_from == "log_rate":
+            loss = torch.exp(input) - target * torch.where((target == 0) & (input == -torch.inf), 0.0, input)
+        else:
+            loss = F.poisson_nll_loss(input, target, log_input=False, reduction="none")
         return loss + torch.lgamma(target + 1) if self.full else loss
 
     @override
