@@ -67,6 +67,7 @@ class Across(Loss):
     def shape(self, input: Tensor, target: Tensor) -> torch.Size:
         advice = "write input.flatten(1)" if input.ndim > 2 else "write input.unsqueeze(0)"
         must(input.ndim == 2, "the input is embeddings (N, D)", tuple(input.shape), advice, where=self.name)
+        must(input.shape[1] > 0, "embeddings hold at least one number", tuple(input.shape), where=self.name)
         must(target.is_floating_point(), "the target is embeddings, floating point", target.dtype, self._target_advice, where=self.name)
         if target.shape != input.shape:
             got = f"{tuple(target.shape)} for input {tuple(input.shape)}"

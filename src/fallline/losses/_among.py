@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fallline._core.errors import refuse
+from fallline._core.errors import must, refuse
 from fallline.losses._base import Loss, wide
 from fallline.mining.triplets import whole
 
@@ -100,6 +100,7 @@ class Among(Loss):
                 else "write input.unsqueeze(0)"
             )
             refuse(law, f"input {tuple(input.shape)} and target {tuple(target.shape)}", advice, where=self.name)
+        must(input.shape[1] > 0, "embeddings hold at least one number", tuple(input.shape), where=self.name)
         if target.dtype not in _INDEX:
             refuse("the target is class labels, whole numbers", target.dtype, "write target.long()", where=self.name)
         if target.shape != input.shape[:1]:
