@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fallline.data import Data
+    from fallline.losses import Loss
 
 _SHARE = Number("validation_fraction", 0, 1, open_low=True, open_high=True, usual="0.15")
 
@@ -46,7 +47,7 @@ class _Trained(BaseEstimator):
         self,
         model: "str | nn.Module | Callable[..., nn.Module]" = "mlp:128",
         *,
-        loss: str = "auto",
+        loss: "str | Loss | Callable[..., Tensor]" = "auto",
         optimizer: str = "adam",
         lr: float | Literal["auto"] | None = None,
         batch_size: int | Literal["full"] = 32,
@@ -96,7 +97,7 @@ class _Trained(BaseEstimator):
         run = fit(
             self.model if isinstance(self.model, str) or not hasattr(self.model, "parameters") else copy.deepcopy(self.model),
             data,
-            loss=self.loss,
+            loss=self.loss if isinstance(self.loss, str) else copy.deepcopy(self.loss),
             optimizer=self.optimizer,
             lr=cast(Any, _usual_lr(self.optimizer) if self.lr is None else self.lr),
             batch_size=cast(Any, rows if isinstance(batch, (int, np.integer)) and batch > rows else batch),
@@ -209,7 +210,7 @@ class Classifier(ClassifierMixin, _Trained):
 
     Args:
         model: "linear", "mlp:256,128", "file.py:function", a module (copied), or a function that makes one.
-        loss: name and options; "auto" takes binary_cross_entropy or cross_entropy.
+        loss: name and options, or a function or module of (input, target); "auto" takes binary_cross_entropy or cross_entropy.
         optimizer: name and options, as "rmsprop:alpha=0.9".
         lr: learning rate; None is the optimizer's usual one, "auto" finds one by a range test on the rows of `fit`.
         batch_size: rows a step (at most all), or "full".
@@ -248,7 +249,7 @@ class Classifier(ClassifierMixin, _Trained):
         self,
         model: "str | nn.Module | Callable[..., nn.Module]" = "mlp:128",
         *,
-        loss: str = "auto",
+        loss: "str | Loss | Callable[..., Tensor]" = "auto",
         optimizer: str = "adam",
         lr: float | Literal["auto"] | None = None,
         batch_size: int | Literal["full"] = 32,

@@ -11,8 +11,8 @@ from fallline._core.files import make_folder
 from fallline.api.fit import interruptible, load_data
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
-from fallline.api.names import check_names
-from fallline.losses import Loss
+from fallline.api.names import check_names, loss_name
+from fallline.losses import Loss, own_loss
 from fallline.record import REPORT_FILE, Reader, Writer, holds_run, read_info
 from fallline.study.compare import Result, check, run_study
 from fallline.study.members import Member
@@ -23,6 +23,8 @@ from fallline.training.goal import warn_of_rare_pairs
 from fallline.training.metrics import names as metric_names
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fallline.data import Data
 
 ALL = ("sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "nadam", "adamax")
@@ -102,7 +104,7 @@ def compare(
     target: float | str = "auto",
     *,
     metric: str = "auto",
-    loss: "str | Loss" = "auto",
+    loss: "str | Loss | Callable[..., Tensor]" = "auto",
     column: str | None = None,
     resume: Path | str | None = None,
     quiet: bool = False,
@@ -123,7 +125,7 @@ def compare(
         target: the validation metric that steps are counted to; "auto": what the middle run of three in
             four optimizers reaches.
         metric: that ranks, on validation rows; "auto": accuracy, or R2.
-        loss: name, `Loss`, or "auto".
+        loss: name, "auto", `Loss`, or one of your own: any function or module of (input, target).
         column: the target column, where `data` is a table.
         resume: folder of a study to go on with; members that are whole are not run again. Model and data only where they were in memory.
         quiet: no progress bar.
@@ -143,13 +145,13 @@ def compare(
     >>> len(study.table), study.table[0]["seeds"], study.status
     (2, 2, 'finished')
     """
-    given = loss if isinstance(loss, Loss) else None
     if resume is not None:
-        return _resume(Path(resume), make_model, data, given, quiet=quiet, stop=stop)
+        return _resume(Path(resume), make_model, data, None if isinstance(loss, str) else loss, quiet=quiet, stop=stop)
     must(data is not None, "compare has data", "none", "fallline.compare('mlp:128', 'digits') is an example")
-    wanted = Settings(loss=given.name if given else str(loss), epochs=epochs, lr=1.0, **settings)
+    wanted = Settings(loss=loss_name(loss), epochs=epochs, lr=1.0, **settings)
     check_names(loss, [optimizers] if isinstance(optimizers, str) else optimizers)
     rows = load_data(data, column, 0)
+    given = own_loss(loss, rows.task)
     wanted = with_width(wanted, make_model, rows, given)
     goal = aim(rows, wanted, given)
     known = ("loss", *metric_names(rows.task))
@@ -197,7 +199,7 @@ def _run(model: Any, data: "Data", plan: Plan, writer: Writer, loss: Loss | None
     return Study(result, plan, writer, data, partial(_run, model, data, plan, writer, loss))
 
 
-def _resume(folder: Path, model: Any, data: Any, loss: Loss | None, *, quiet: bool, stop: Callable[[], bool] | None) -> Study:
+def _resume(folder: Path, model: Any, data: Any, loss: Any, *, quiet: bool, stop: Callable[[], bool] | None) -> Study:
     info = read_info(folder)
     must(info["kind"] == "study", "a study can be resumed", f"a {info['kind']}", "resume a run with fallline train", where=f"'{folder}'")
     plan = Plan.from_json(info["config"])
@@ -219,4 +221,4 @@ def _resume(folder: Path, model: Any, data: Any, loss: Loss | None, *, quiet: bo
         raise FalllineError(f"the study '{folder}' was run on other rows; load the same data with the same seed and options.")
     writer = Writer(folder)
     writer.describe(status="running")
-    return _run(given, rows, plan, writer, loss, quiet=quiet, stop=stop)
+    return _run(given, rows, plan, writer, None if loss is None else own_loss(loss, rows.task), quiet=quiet, stop=stop)

@@ -5,9 +5,10 @@ Everything is read from where the concept is defined, so that it cannot differ f
 
 import re
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from fallline._core.errors import FalllineError
 from fallline._core.files import write_text
@@ -36,6 +37,8 @@ class Explanation:
         elsewhere: what torch, keras and optax call it.
         variants: of an optimizer: what its forms (`like=`) compute, from the rule's own text; None of anything else.
         picture: the file that was drawn, or "".
+        takes: of a loss: what input and target are.
+        chosen: of a loss: the options that were given with its name, with which it is drawn.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Explanation:
     elsewhere: tuple[str, ...] = ()
     variants: Variants | None = None
     picture: str = ""
+    takes: str = ""
+    chosen: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
         """For a terminal."""
@@ -60,7 +65,13 @@ class Explanation:
         parts = [f"{title}\n{'═' * len(title)}", textwrap.fill(self.summary, WIDTH)]
         if self.formula:
             parts.append(textwrap.indent(self.formula, "    "))
-        told = [("When to use", self.when), ("When not", self.when_not), ("Note", self.more), ("Departs", self.departs)]
+        told = [
+            ("Takes", self.takes),
+            ("When to use", self.when),
+            ("When not", self.when_not),
+            ("Note", self.more),
+            ("Departs", self.departs),
+        ]
         written = [("Python", self.python), ("Command", self.command), ("Elsewhere", " · ".join(self.elsewhere))]
         parts.append(_paragraphs(told))
         if self.variants and self.variants.told:
@@ -77,10 +88,16 @@ class Explanation:
         """As one self-contained page, with the picture where the concept has one."""
         from fallline.report.page import page
 
-        told = [("When to use", self.when), ("When not", self.when_not), ("Departs from the source", self.departs), ("Note", self.more)]
+        told = [
+            ("Takes", self.takes),
+            ("When to use", self.when),
+            ("When not", self.when_not),
+            ("Departs from the source", self.departs),
+            ("Note", self.more),
+        ]
         written = [("Python", self.python), ("Command line", self.command), ("Elsewhere", " · ".join(self.elsewhere))]
         rows = "".join(f"<tr><th>{escape(k)}</th><td>{_coded(_capital(v))}</td></tr>" for k, v in told if v)
-        rows += "".join(f"<tr><th>{k}</th><td><code>{escape(v)}</code></td></tr>" for k, v in written if v)
+        rows += "".join(f"<tr><th>{k}</th><td><code>{'<br>'.join(map(escape, v.splitlines()))}</code></td></tr>" for k, v in written if v)
         rows += f"<tr><th>Source</th><td>{_linked(self.source)}</td></tr>" if self.source else ""
         body = f'<figure class="wide formula"><pre>{escape(self.formula)}</pre></figure>' if self.formula else ""
         try:
@@ -113,13 +130,13 @@ class Explanation:
         from fallline.teach.curves import curves
         from fallline.teach.drawing import save
 
-        return save(curves(self.name), path)
+        return save(curves(self.name, **self.chosen), path)
 
     def _drawing(self) -> str:
         from fallline.teach.curves import curves
         from fallline.teach.drawing import svg
 
-        picture = curves(self.name)
+        picture = curves(self.name, **self.chosen)
         return f'<figure class="wide"><figcaption><h3>{escape(picture.title)}</h3></figcaption>{svg(picture)}</figure>'
 
     def _repr_html_(self) -> str:
@@ -181,7 +198,9 @@ def _linked(words: str) -> str:
 def _paragraphs(pairs: list[tuple[str, str]]) -> str:
     lines = []
     for head, words in pairs:
-        if words:
+        if "\n" in words:
+            lines.append(textwrap.indent(words, " " * 13).replace(" " * 13, head.ljust(13), 1))
+        elif words:
             lines.append(
                 textwrap.fill(
                     words, WIDTH, initial_indent=head.ljust(13), subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False
@@ -207,8 +226,8 @@ def explain(name: str | None = None, *, plot: bool | str | Path | None = None) -
 
     Args:
         name: a loss, mining, optimizer, wrapper, activation, schedule, penalty or metric, as fallline, torch or Keras writes it
-            ("leaky_relu", "LeakyReLU", "torch.optim.RMSprop", "ridge"), with or without options ("huber:delta=2"); the name of a family
-            ("losses") lists it; None lists every name.
+            ("leaky_relu", "LeakyReLU", "torch.optim.RMSprop", "ridge"), with or without options ("huber:delta=2", a loss is drawn with
+            them); the name of a family ("losses") lists it; None lists every name.
         plot: a file to draw it into (png, svg, pdf); True draws into NAME.png in the current folder.
 
     Returns:
@@ -228,6 +247,7 @@ def explain(name: str | None = None, *, plot: bool | str | Path | None = None) -
         return _index(None if name is None or not name.strip() else name.strip().lower())
     found = concept(resolve(name.partition(":")[0]))
     said = found.entry
+    chosen = _chosen(said.name, said.family, name.partition(":")[2])
     made = Explanation(
         said.name,
         said.family,
@@ -243,11 +263,21 @@ def explain(name: str | None = None, *, plot: bool | str | Path | None = None) -
         found.command,
         found.elsewhere,
         found.forms(),
+        takes=found.takes,
+        chosen=chosen,
     )
     if not plot:
         return made
-    drawn = made.plot(f"{said.name}.png" if plot is True else plot)
-    return Explanation(**{**{k: getattr(made, k) for k in made.__dataclass_fields__}, "picture": str(drawn)})
+    return replace(made, picture=str(made.plot(f"{said.name}.png" if plot is True else plot)))
+
+
+def _chosen(name: str, family: str, options: str) -> dict[str, Any]:
+    """The options written after a name. They are checked; only a loss is drawn with them."""
+    from fallline.losses import LOSSES, parse
+
+    if not options.strip() or family != "loss" or name not in LOSSES:
+        return {}
+    return parse(f"{name}:{options}")[1]
 
 
 def _index(family: str | None) -> Index:

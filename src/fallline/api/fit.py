@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fallline import optim
 from fallline._core.errors import FalllineError, must
@@ -18,9 +18,9 @@ from fallline._core.files import make_folder, write_json
 from fallline.api.evidence import evidence
 from fallline.api.folder import describe, pipeline_file, read_pipeline
 from fallline.api.model import Maker, model_maker, with_width
-from fallline.api.names import check_names
+from fallline.api.names import check_names, loss_name
 from fallline.api.run import Run, residual_quantiles
-from fallline.losses import Loss
+from fallline.losses import Custom, Loss, own_loss
 from fallline.record import MODEL_FILE, PIPELINE_FILE, RECORD_FILE, Reader, Writer, holds_run, read_info
 from fallline.study.threads import fitting_threads
 from fallline.training import Goal, Outcome, Settings, aim, train
@@ -43,7 +43,7 @@ def fit(
     data: Any = None,
     *,
     target: str | None = None,
-    loss: "str | Loss" = "auto",
+    loss: "str | Loss | Callable[..., Tensor]" = "auto",
     optimizer: str = "adam",
     lr: float | Literal["auto"] = "auto",
     batch_size: int | Literal["full"] = _USUAL_BATCH,
@@ -63,7 +63,7 @@ def fit(
             (called with `input_shape` and `outputs` as far as it takes them).
         data: a `Data`, or what `fallline.data.load` takes: a named set, a file, a DataFrame, (X, y).
         target: the column to predict, where `data` is a table.
-        loss: name and options, a `Loss`, or "auto".
+        loss: name and options; "auto"; a `Loss`; or one of your own, any function or module of (input, target) (see `fl.losses.Custom`).
         optimizer: name and options.
         lr: a number, or "auto": found by a range test before training.
         batch_size: rows in a batch, or "full".
@@ -89,10 +89,10 @@ def fit(
     ('finished', True)
     """
     must(data is not None, "fit has data", "none", "fallline.fit('mlp:128', 'digits') is an example")
-    given = loss if isinstance(loss, Loss) else None
     wanted = _settings(loss, {"optimizer": optimizer, "lr": lr, "batch_size": batch_size, "epochs": epochs, "seed": seed, **settings})
     check_names(loss, [optimizer])
     rows = load_data(data, target, seed)
+    given = own_loss(loss, rows.task)
     plan = _prepare(model, rows, wanted, given, batch_given=batch_size != _USUAL_BATCH)
     folder = None
     must(out is not None or wanted.track is None, "track needs a run folder", "none", "pass out (--out FOLDER)")
@@ -132,9 +132,8 @@ def _named(thing: object) -> str:
     return thing.__name__ if isinstance(thing, type) else f"a {type(thing).__name__}"
 
 
-def _settings(loss: "str | Loss", fields: dict[str, Any]) -> Settings:
+def _settings(loss: Any, fields: dict[str, Any]) -> Settings:
     known = {field.name for field in dataclasses.fields(Settings)}
-    must(isinstance(loss, (str, Loss)), "loss is a name or a fallline loss", _named(loss), "fl.losses.MSE() or 'mse' is an example")
     optimizer = fields["optimizer"]
     must(
         isinstance(optimizer, str), "optimizer is a name with its options", _named(optimizer), "'adam' or 'sgd:momentum=0.9' is an example"
@@ -144,7 +143,7 @@ def _settings(loss: "str | Loss", fields: dict[str, Any]) -> Settings:
             raise FalllineError(f"{name} belongs to the data: fit(model, fallline.data.load(source, {name}=...)).")
         if name not in known:
             raise FalllineError(f"fit has no setting '{name}'; known: {', '.join(sorted(known))}.")
-    return Settings(loss=loss.name if isinstance(loss, Loss) else loss, **fields)
+    return Settings(loss=loss_name(loss), **fields)
 
 
 def _prepare(model: Any, data: "Data", settings: Settings, loss: Loss | None, *, batch_given: bool = True) -> _Plan:
@@ -262,7 +261,7 @@ def resume(
     model: Any = None,
     data: Any = None,
     *,
-    loss: Loss | None = None,
+    loss: "Loss | Callable[..., Tensor] | None" = None,
     epochs: int | None = None,
     quiet: bool = False,
     stop: Callable[[], bool] | None = None,
@@ -302,13 +301,13 @@ def resume(
     return _run(plan, rows, writer, place, resume=True, quiet=quiet, stop=stop, each_epoch=each_epoch, **before)
 
 
-def load_run(folder: Path | str, model: Any = None, *, loss: Loss | None = None) -> Run:
+def load_run(folder: Path | str, model: Any = None, *, loss: "Loss | Callable[..., Tensor] | None" = None) -> Run:
     """A run from its folder: model, preprocessing and record, for `predict` and `report`.
 
     Args:
         folder: the run folder.
         model: needed where the run was given a module or a function; the same architecture again.
-        loss: needed where the run was given a loss object.
+        loss: needed where the run was given a `Loss`; with a loss of one's own only to evaluate by it, as `predict` needs none.
 
     Raises:
         FalllineError: no run there, it has no model yet, or a file is damaged; the sentence names it.
@@ -319,7 +318,7 @@ def load_run(folder: Path | str, model: Any = None, *, loss: Loss | None = None)
     if not (place / PIPELINE_FILE).is_file() or not (place / MODEL_FILE).is_file():
         raise FalllineError(f"the run '{place}' has no model yet (status {info['status']}); go on with it first: --resume {place}.")
     settings = Settings.from_json(info["config"])
-    goal, pipeline, residuals, shape = read_pipeline(place / PIPELINE_FILE, _same_loss(info, loss))
+    goal, pipeline, residuals, shape = read_pipeline(place / PIPELINE_FILE, _same_loss(info, loss, to_predict=True))
     module = model_maker(_same_model(info, model), None, goal, settings, input_shape=shape).make()
     tensors, _ = load_tensors(place / MODEL_FILE, format=MODEL_FORMAT, what="model")
     try:
@@ -367,10 +366,12 @@ def _same_data(info: dict[str, Any], data: Any) -> "Data":
     return load_data(data, info["data"].get("target"), info["config"]["seed"])
 
 
-def _same_loss(info: dict[str, Any], loss: Loss | None) -> Loss | None:
+def _same_loss(info: dict[str, Any], loss: Any, *, to_predict: bool = False) -> Loss | None:
+    if loss is None and to_predict and info["loss"].get("own"):
+        return Custom.absent(info["loss"]["name"], info["data"]["task"])
     if loss is None and info["loss"].get("in_memory"):
         raise FalllineError(f"this run was given a loss object ({info['loss']['name']}); pass the same again: resume(folder, loss=...).")
-    return loss
+    return None if loss is None else own_loss(loss, info["data"]["task"])
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from fallline._core.errors import FalllineError
 from fallline._core.files import read_json
 from fallline._core.version import VERSION
 from fallline.api.model import Maker
-from fallline.losses import Loss
+from fallline.losses import Custom, Loss
 from fallline.training import Goal, Scale, Settings
 from fallline.training.goal import built_loss
 from fallline.training.reading import reading_for
@@ -53,7 +53,7 @@ def describe(
             "parameters": sum(p.numel() for p in module.parameters()),
             "layers": str(module).splitlines()[:200],
         },
-        "loss": {"name": goal.spec, "options": repr(goal.loss), "in_memory": loss_given},
+        "loss": {"name": goal.spec, "options": repr(goal.loss), "in_memory": loss_given, "own": isinstance(goal.loss, Custom)},
         "optimizer": {"name": settings.optimizer, "lr": settings.lr, "schedule": settings.schedule},
         "environment": {
             "fallline": VERSION,

@@ -1,5 +1,6 @@
 """`fl.find_lr`: the useful learning rates of a model, its data, a loss and an optimizer; nothing is changed by looking."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,13 +53,14 @@ def find_lr(
     (True, True)
     """
     must(data is not None, "data is given", "nothing", "find_lr(model, data, loss, optimizer)", where="find_lr")
-    if isinstance(optimizer, str) and (isinstance(loss, str) or hasattr(loss, "target_kind")):
+    if isinstance(optimizer, str) and (isinstance(loss, str) or hasattr(loss, "target_kind") or not _batches(data)):
         from fallline.api.fit import load_data
         from fallline.api.model import with_width
-        from fallline.api.names import check_names
+        from fallline.api.names import check_names, loss_name
+        from fallline.losses import own_loss
 
         chosen = Settings(
-            loss=loss if isinstance(loss, str) else loss.name,
+            loss=loss_name(loss),
             optimizer=optimizer,
             batch_size=batch_size,
             seed=seed,
@@ -66,7 +68,8 @@ def find_lr(
             **settings,
         )
         check_names(loss, [optimizer])
-        rows, given = load_data(data, None, seed), None if isinstance(loss, str) else loss
+        rows = load_data(data, None, seed)
+        given = own_loss(loss, rows.task)
         return _find(model, rows, with_width(chosen, model, rows, given), loss=given)
     must(isinstance(model, nn.Module), "model is a torch module where loss or optimizer is plain torch", type(model).__name__)
     assert isinstance(model, nn.Module)
@@ -87,6 +90,15 @@ def find_lr(
         rows = len(x) if batch_size == "full" else int(batch_size)
         data = list(zip(x.split(rows), y.split(rows), strict=True))
     return find_lr_plain(model, data, loss, optimizer, device=device, seed=seed)
+
+
+def _batches(data: Any) -> bool:
+    """Whether data for a plain loss is batches of (x, y), or two tensors; else it is what `fl.data.load` takes."""
+    from fallline.data import Data
+
+    if isinstance(data, tuple) and len(data) == 2:
+        return all(isinstance(part, Tensor) for part in data)
+    return not isinstance(data, (str, Path, Data)) and not hasattr(data, "columns")
 
 
 def _named(build: Any, spec: str, parameters: list[Tensor]) -> Any:

@@ -5,6 +5,13 @@ from collections.abc import Sequence
 from fallline._core.errors import FalllineError
 
 
+def loss_name(loss: object) -> str:
+    """What the settings of a run call its loss: a name as it was written, that of a `Loss`, or what a loss of one's own is called."""
+    from fallline.losses.custom import called
+
+    return loss if isinstance(loss, str) else str(getattr(loss, "name", "")) or called(loss)
+
+
 def check_names(loss: object, optimizers: Sequence[object]) -> None:
     """Refuse a loss or an optimizer that there is not, or an option that it does not have; the error offers the nearest.
 

@@ -86,7 +86,9 @@ def train(
             voice.say(f"  {note}")
         voice.say(f"  model {model}, optimizer {optimizer}, batch size {batch_size}, epochs {epochs}, seed {seed}, device {device}")
         rest = ("schedule", "dropout", "clip_norm", "weight_decay", "l1", "l2", "patience", "class_weight", "augment")
-        said = (f"{name.replace('_', ' ')} {'none' if settings[name] is None else settings[name]}" for name in rest)
+        own = {"class_weight": "of the loss"} if "class_weight=" in loss.replace(" ", "") else {}
+        shown = {**settings, **own}
+        said = (f"{name.replace('_', ' ')} {'none' if shown[name] is None else shown[name]}" for name in rest)
         voice.say(f"  scale {scale}, {', '.join(said)}")
         if lr == "auto" and split_rate(optimizer)[1] is None:
             voice.say("  looking for a learning rate (name one with --lr to skip the search)")

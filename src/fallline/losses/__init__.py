@@ -1,8 +1,11 @@
+from typing import TYPE_CHECKING
+
 from fallline.losses import functional as functional
 from fallline.losses._base import Loss as Loss
 from fallline.losses.catalog import FURTHER as FURTHER
 from fallline.losses.catalog import LOSSES as LOSSES
 from fallline.losses.catalog import build as build
+from fallline.losses.catalog import canonical as canonical
 from fallline.losses.catalog import check_task as check_task
 from fallline.losses.catalog import default_for as default_for
 from fallline.losses.catalog import describe as describe
@@ -20,6 +23,8 @@ from fallline.losses.classification.multiclass_hinge import MulticlassHinge as M
 from fallline.losses.classification.poly1 import Poly1 as Poly1
 from fallline.losses.classification.squared_hinge import SquaredHinge as SquaredHinge
 from fallline.losses.combined.multi_task import MultiTask as MultiTask
+from fallline.losses.custom import Custom as Custom
+from fallline.losses.custom import own_loss as own_loss
 from fallline.losses.devices import gather as gather
 from fallline.losses.devices import mean_over_ranks as mean_over_ranks
 from fallline.losses.devices import others as others
@@ -47,3 +52,12 @@ from fallline.losses.regression.msle import MSLE as MSLE
 from fallline.losses.regression.poisson_nll import PoissonNLL as PoissonNLL
 from fallline.losses.regression.quantile import Quantile as Quantile
 from fallline.losses.regression.smooth_l1 import SmoothL1 as SmoothL1
+
+if not TYPE_CHECKING:  # a type checker would take every name as there
+
+    def __getattr__(name: str) -> object:
+        from fallline.losses._names import missing
+        from fallline.losses.catalog import SPELLINGS
+
+        every = {**LOSSES, **FURTHER}
+        raise AttributeError(missing("fl.losses", name, globals(), SPELLINGS, lambda loss: every[loss].__name__), name=name)

@@ -6,9 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fallline._core.errors import refuse
+from fallline._core.errors import nearest, refuse
 from fallline._core.number import Number
 from fallline.losses._tracing import readable
+
+# a choice of torch, Keras or pytorch_metric_learning -> what it is called here, the first that is a choice
+_CHOSEN: dict[str, tuple[str, ...]] = {
+    "hard": ("batch_hard",),
+    "hardest": ("batch_hard",),
+    "semihard": ("semi_hard",),
+    "batchmean": ("mean",),
+    "sum_over_batch_size": ("mean",),
+    "elementwise_mean": ("mean",),
+    "l2": ("euclidean",),
+    "log_probs": ("log_probabilities",),
+    "probs": ("probabilities",),
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class Option:
             return self._pair(value, where)
         if self.choices:
             if value not in self.choices:
-                refuse(f"{self.name} is one of {', '.join(self.choices)}", repr(value), where=where)
+                refuse(f"{self.name} is one of {', '.join(self.choices)}", repr(value), self._meant(value), where=where)
             return value
         if self._absent(value):
             return None
@@ -42,6 +55,12 @@ class Option:
         if self.kind is int and (isinstance(value, bool) or not isinstance(value, int)):
             refuse(f"{self.name} is a whole number", repr(value), where=where)
         return value
+
+    def _meant(self, value: Any) -> str:
+        """Which of the choices may be meant."""
+        word = str(value).lower().replace("-", "_").replace(" ", "_")
+        close = [c for c in _CHOSEN.get(word, ()) if c in self.choices] or nearest(word, self.choices, 1, alike=0.6)
+        return f"{close[0]!r} may be meant" if close else ""
 
     def _absent(self, value: Any) -> bool:
         return value is None and self.default is None

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from fallline._core.entry import Entry, entry
 from fallline._core.errors import FalllineError, lookup, refuse
+from fallline.losses import _names as names
 from fallline.losses._base import Loss
+from fallline.losses._calls import no_option
 from fallline.losses.classification.asymmetric import Asymmetric
 from fallline.losses.classification.binary_cross_entropy import BinaryCrossEntropy
 from fallline.losses.classification.coral import Coral
@@ -82,6 +84,8 @@ LOSSES: dict[str, type[Loss]] = {
 FURTHER: dict[str, type[Loss]] = {LinearCrossEntropy.name: LinearCrossEntropy}
 """Losses that hold a layer, so that building one takes its sizes; `find` knows them, `fit` does not train by them."""
 ALIASES: dict[str, str] = {other: cls.name for cls in LOSSES.values() for other in cls.also}
+SPELLINGS = names.table({**LOSSES, **FURTHER}, ALIASES)
+"""From every name of a loss, here and elsewhere, in plain letters, to its name here."""
 _DEFAULT = {"regression": "mse", "binary": "binary_cross_entropy", "multiclass": "cross_entropy"}
 
 
@@ -95,13 +99,28 @@ def default_for(task: str) -> str:
 
 
 def find(name: str) -> type[Loss]:
-    """The class of a loss, by its name or another that it goes by; the error offers the nearest.
+    """The class of a loss, by its name or another that it goes by, here or elsewhere; the error offers the nearest.
 
-    >>> find("huber").__name__
-    'Huber'
+    >>> find("huber").__name__, find("torch.nn.BCEWithLogitsLoss").__name__, find("nt-xent").__name__
+    ('Huber', 'BinaryCrossEntropy', 'InfoNCE')
     """
-    name = name.strip()
-    return lookup("loss", ALIASES.get(name, name), {**LOSSES, **FURTHER})
+    every = {**LOSSES, **FURTHER}
+    found = names.meant(name, SPELLINGS)
+    if found is not None:
+        return every[found]
+    close = names.close(name, SPELLINGS)
+    hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
+    raise FalllineError(f"there is no loss {name.strip()!r}; {hint}Known: {', '.join(sorted(every))}.")
+
+
+def canonical(spec: str) -> str:
+    """The spec with the loss's name as it is written here.
+
+    >>> canonical("HuberLoss: delta=2")
+    'huber:delta=2'
+    """
+    name, colon, tail = (part.strip() for part in spec.partition(":"))
+    return find(name).name + colon + tail
 
 
 def build(spec: str, **options: object) -> Loss:
@@ -127,7 +146,9 @@ def parse(spec: str) -> tuple[type[Loss], dict[str, object]]:
         key, equals, text = (p.strip() for p in part.partition("="))
         if not equals:
             refuse("the options of a loss read name=value", repr(part), f"huber:delta=2 is an example; {name} has {', '.join(cls.options)}")
-        option = lookup(f"option of {name}", key, cls.options)
+        if key not in cls.options:
+            no_option(name, key, cls.options, output=cls.output)
+        option = cls.options[key]
         found[key] = option.parse(text, where=name)
         option.check(found[key], where=cls.__name__)
     return cls, found

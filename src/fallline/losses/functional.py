@@ -3,6 +3,8 @@
 Each is made from its class, so its options, checks and values are the class's own.
 """
 
+from typing import TYPE_CHECKING
+
 from fallline.losses._base import functional_of
 from fallline.losses.classification.asymmetric import Asymmetric
 from fallline.losses.classification.binary_cross_entropy import BinaryCrossEntropy
@@ -74,3 +76,11 @@ siglip = sig_lip
 cross_modal_ranking = functional_of(CrossModalRanking)
 arc_face = arcface = functional_of(ArcFace)
 cos_face = cosface = functional_of(CosFace)
+
+if not TYPE_CHECKING:  # a type checker would take every name as there
+
+    def __getattr__(name: str) -> object:
+        from fallline.losses._names import missing
+        from fallline.losses.catalog import SPELLINGS
+
+        raise AttributeError(missing("fl.losses.functional", name, globals(), SPELLINGS, str), name=name)

@@ -10,41 +10,14 @@ from typing import Any
 
 from fallline._core.entry import Entry, entry
 from fallline._core.errors import FalllineError, nearest
-from fallline.teach.beside import BESIDE, ELSEWHERE
+from fallline.losses._names import ELSEWHERE, plain
+from fallline.teach.beside import BESIDE
 from fallline.teach.digits import number
 from fallline.teach.known import found
 from fallline.teach.variants import Variants, variants
 
-# what people also call it -> the name here
+# what people also call what is no loss of one task -> the name here; the losses' other names stand in fallline.losses._names
 ALIASES = {
-    "bce": "binary_cross_entropy",
-    "bce_with_logits": "binary_cross_entropy",
-    "log_loss": "binary_cross_entropy",
-    "ce": "cross_entropy",
-    "categorical_cross_entropy": "cross_entropy",
-    "sparse_categorical_cross_entropy": "cross_entropy",
-    "negative_log_likelihood": "cross_entropy",
-    "mean_squared_error": "mse",
-    "mean_absolute_error": "mae",
-    "mean_squared_logarithmic_error": "msle",
-    "pinball": "quantile",
-    "kl": "kl_divergence",
-    "kullback_leibler": "kl_divergence",
-    "triplet_margin_with_distance": "triplet",
-    "triplet_semi_hard": "triplet",
-    "batch_all_triplet": "triplet",
-    "batch_hard_triplet": "triplet",
-    "batch_semi_hard_triplet": "triplet",
-    "multiple_negatives_ranking": "info_nce",
-    "additive_angular_margin": "arc_face",
-    "large_margin_cosine": "cos_face",
-    "binary_focal_crossentropy": "focal",
-    "categorical_focal_crossentropy": "focal",
-    "sigmoid_focal": "focal",
-    "focal_tversky": "tversky",
-    "soft_dice": "dice",
-    "ordinal": "coral",
-    "fused_linear_cross_entropy": "linear_cross_entropy",
     "multitask": "multi_task",
     "kendall": "uncertainty",
     "batch_hard_miner": "batch_hard",
@@ -95,6 +68,7 @@ class Concept:
     command: str
     elsewhere: tuple[str, ...] = ()
     forms: Callable[[], Variants | None] = lambda: None
+    takes: str = ""
 
 
 def _written(value: Any) -> str:
@@ -139,7 +113,14 @@ def _loss(name: str) -> Concept:
     sizes = {"classes", "dim"} <= set(cls.options) and "classes=10, dim=64"
     sizes = "in_features, classes" if name in losses.FURTHER else sizes or ""
     python = f"fl.losses.{cls.__name__}({sizes})(output, target)"
-    return Concept(losses.describe(name), tuple(settings), python, command, ELSEWHERE.get(name, ()))
+    return Concept(losses.describe(name), tuple(settings), python, command, ELSEWHERE.get(name, ()), takes=_takes(cls))
+
+
+def _takes(cls: type) -> str:
+    """What the docstring of a loss says of input and target: its paragraphs, without lists and examples."""
+    parts = (inspect.getdoc(cls) or "").split(">>>")[0].split("\n\n")
+    told = [part for part in parts if not part.lstrip().startswith("- ") and not part.rstrip().endswith(":")]
+    return re.sub(r"\s+", " ", " ".join(told)).strip()
 
 
 def _beside(name: str) -> Concept:
@@ -279,17 +260,13 @@ def _of_beside(family: str) -> tuple[str, ...]:
     return tuple(name for name, what in BESIDE.items() if what.family == family)
 
 
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
-
-
 def resolve(name: str) -> str:
     """The name as fallline writes it: `LeakyReLU`, `leaky-relu`, `BCEWithLogitsLoss` and `torch.optim.RMSprop` are understood.
 
     Raises:
         FalllineError: nothing has that name; the nearest names are offered.
     """
-    from fallline.losses.catalog import ALIASES as OF_LOSSES
+    from fallline.losses.catalog import SPELLINGS
 
     known = names()
     if name.strip().lower() in known:
@@ -298,13 +275,12 @@ def resolve(name: str) -> str:
         if name.strip() in {what.path, what.path.replace("fl.", "fallline.", 1)} and not what.fixed:
             taken = f"{what.name}_wrapper" if known.get(what.name) != what.family else what.name
             return taken
-    plain = _plain(name.rpartition(".")[2] or name)
-    also = {alias: real for alias, real in {**OF_LOSSES, **ALIASES}.items() if real in known}
-    by_plain = {_plain(alias): real for alias, real in also.items()} | {_plain(k): k for k in known}
-    for candidate in (plain, plain.removesuffix("loss"), plain.removesuffix("lr"), plain.removesuffix("penalty")):
+    word = plain(name.rpartition(".")[2] or name)
+    by_plain = SPELLINGS | {plain(alias): real for alias, real in ALIASES.items() if real in known} | {plain(k): k for k in known}
+    for candidate in (word, word.removesuffix("loss"), word.removesuffix("lr"), word.removesuffix("penalty")):
         if candidate in by_plain:
             return by_plain[candidate]
-    close = list(dict.fromkeys(by_plain[c] for c in nearest(plain, by_plain)))
+    close = list(dict.fromkeys(by_plain[c] for c in nearest(word, by_plain)))
     hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
     raise FalllineError(f"nothing is called {name!r}; {hint}`fallline explain` lists every name.")
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from fallline._core.errors import FalllineError, FalllineWarning, must
 from fallline._core.seeds import stream
+from fallline.losses import Custom, canonical, check_task, default_for, find, predict_from
 from fallline.losses import build as build_loss
-from fallline.losses import check_task, default_for, find, predict_from
+from fallline.losses import parse as parse_loss
 from fallline.models.initial import seeded
 from fallline.training.reading import Reading, reading_for
 from fallline.training.settings import Settings
@@ -130,10 +131,15 @@ def aim(data: "Data", settings: Settings, loss: "Loss | None" = None) -> Goal:
         if spec == "auto":
             spec = default_for(data.task)
             choices.append(f"loss: {spec} (the default for {data.task})")
+        else:
+            given, spec = spec.strip(), canonical(spec)
+            choices.append(f"loss: {spec}" + (f" (given as {given})" if given.partition(":")[0].strip() != spec.partition(":")[0] else ""))
         check_task(spec, data.task, () if settings.signed_labels else data.raw_labels)
         options: dict[str, Any] = {}
         if settings.class_weight is not None:
             weights = class_weights(data, settings.class_weight)
+            twice = f"{settings.class_weight!r} and that of the loss, {spec!r}"
+            must("class_weight" not in parse_loss(spec)[1], "class_weight is given once", twice, "leave one of them out")
             options["class_weight"] = weights
         if spec == "msle":
             spec = "msle:input_from=logarithms"
@@ -143,9 +149,12 @@ def aim(data: "Data", settings: Settings, loss: "Loss | None" = None) -> Goal:
         built = built_loss(spec, options, classes=len(data.classes), width=width, seed=settings.seed)
     else:
         built, spec = loss, loss.name
+        choices.append(loss.said() if isinstance(loss, Custom) else f"loss: {' '.join(repr(loss).split())}")
         must(settings.class_weight is None, "class_weight is left out", settings.class_weight, "give it to the loss object itself")
     must(built.reduction == "mean", "training is by the mean loss, reduction='mean'", repr(built.reduction), "leave reduction out")
     check_task(type(built), data.task, () if settings.signed_labels else data.raw_labels)
+    if data.task == "multiclass":
+        _check_class_weight(built, len(data.classes))
     scale = None
     if data.task == "regression" and built.target_kind not in _RAW_UNITS:
         std, mean = torch.std_mean(data.train.y.double(), correction=0)
@@ -238,6 +247,14 @@ def _check_weights(spec: str, options: dict[str, Any]) -> None:
         raise FalllineError(
             f"the loss {_name(spec)} takes no class weights; leave class_weight out, or use binary_cross_entropy or cross_entropy."
         )
+
+
+def _check_class_weight(loss: "Loss", classes: int) -> None:
+    """Refuse a loss's own class weights where they are not one a class."""
+    held = getattr(loss, "class_weight", None)
+    if isinstance(held, Tensor):
+        law = f"class_weight has one weight a class, {classes}"
+        must(held.shape == (classes,), law, tuple(held.shape), f"{'/'.join(['1'] * classes)} weighs all alike", where=loss.name)
 
 
 def _name(spec: str) -> str:

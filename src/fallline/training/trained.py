@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from fallline.losses import Custom
+
 if TYPE_CHECKING:
     from fallline.losses import Loss
 
@@ -32,6 +34,8 @@ def state(model: nn.Module, loss: "Loss") -> dict[str, Tensor]:
 def load_state(model: nn.Module, loss: "Loss", tensors: dict[str, Tensor]) -> None:
     """Put back what `state` gave; a RuntimeError says what is missing."""
     own = own_state(loss)
+    if isinstance(loss, Custom) and loss.is_absent:  # what it had learnt is not needed to predict
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
     model.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in own})
     held = {name.removeprefix(PREFIX): tensors[name] for name in own if name in tensors}
     if len(held) < len(own):
