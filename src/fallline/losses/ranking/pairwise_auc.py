@@ -70,7 +70,7 @@ class PairwiseAUC(Elementwise):
         sums = hinge_sums(input, positive, weight, self.margin, self.squared)
         values = sums / torch.where(rest == 0, 1, rest)
         pairs = ahead * rest
-        if given.get("shares"):
+        if own is not None and given.get("shares"):
             total = pairs.sum()
             pairs = pairs / torch.where(total == 0, 1, total)
         return values.to(input.dtype), pairs.to(input.dtype)
