@@ -124,7 +124,8 @@ class CrossEntropy(Classwise):
             return F.cross_entropy(wide(input), target, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing)
         usual = not (soft or self.label_smoothing)
         if self._all_count and weight is not None and usual and self.normalize == "weight" and not weight.requires_grad:
-            return F.cross_entropy(wide(input), target, weight.to(input.dtype), ignore_index=self.ignore_index)
+            input = wide(input)
+            return F.cross_entropy(input, target, weight.to(input.dtype), ignore_index=self.ignore_index)
         if weight is None and usual:
             value = F.cross_entropy(wide(input), target, ignore_index=self.ignore_index)
             return torch.where((target != self.ignore_index).any(), value, 0.0)
