@@ -2,9 +2,17 @@
 
 A convolutional network with two heads is trained with fixed weights, with uncertainty weights and with GradNorm, and compared with
 the same network trained for the class alone. Brightness is the easy task: where it counts as much as the class, it costs the class
-about a point of accuracy, so its fixed weight is 0.1. Run it in the root of the repository:
+about a point of accuracy, so its fixed weight is 0.1. None of the four ways is best at both: over 51,000 pictures, 8 epochs and seed 0 (one
+run, differences of a few tenths may be chance) they came to
 
-    FALLLINE_DATA=folder/of/data python examples/multi_task.py --rows 20000 --epochs 6
+    class alone          91.88 %
+    both, fixed          91.67 %   R2 0.989
+    both, uncertainty    90.11 %   R2 0.9996
+    both, gradnorm       91.07 %   R2 0.967
+
+Run it in the root of the repository:
+
+    FALLLINE_DATA=folder/of/data python examples/multi_task.py --rows 51000 --epochs 8
 
 FALLLINE_DATA names the folder that holds `fashion-mnist/`.
 """

@@ -15,8 +15,8 @@ import fallline as fl
 from fallline import optim
 from fallline._core.errors import FalllineError
 from fallline.api.explain import Explanation, Index, explain
+from fallline.losses._names import ELSEWHERE
 from fallline.teach import curves as curves_
-from fallline.teach.beside import ELSEWHERE
 from fallline.teach.concepts import ALIASES, concept, names, resolve
 from fallline.teach.drawing import svg
 from fallline.teach.known import found
@@ -39,7 +39,8 @@ def test_every_name_tells_its_formula_its_use_and_its_source(name):
         assert said.when
         assert said.when_not
         assert said.source
-        assert said.python.startswith("fl.")
+        assert "fl." in said.python.splitlines()[0]
+        assert said.takes or said.family != "loss" or name == "multi_task"
     text = str(said)
     assert text == said.text()
     assert said.summary.split()[-1] in text
@@ -285,3 +286,71 @@ def test_other_names_are_told():
 def test_a_list_of_names_computes_no_formula(monkeypatch):
     monkeypatch.setattr("fallline.teach.concepts.variants", None)
     assert "rmsprop" in str(explain("optimizers"))
+
+
+def test_a_loss_is_drawn_with_the_options_given(tmp_path):
+    said = explain("quantile:q=0.95", plot=tmp_path / "q.png")
+    assert said.chosen == {"q": 0.95}
+    assert (tmp_path / "q.png").stat().st_size
+    drawn = {line.role: line for line in curves_.curves("quantile", **said.chosen).lines}
+    at = drawn["value"].x.index(3.0)
+    assert drawn["value"].y[at] == pytest.approx(0.95 * 3)  # e = y − x: a target above the output costs q
+    assert drawn["second"].y[at] == pytest.approx(0.5 * 3)
+    assert "q=0.95" in curves_.curves("quantile", **said.chosen).title
+    assert "q=0.95" in said.html()
+    huber = {line.role: line for line in curves_.curves("huber", delta=2.0).lines}
+    assert huber["value"].y[-1] == pytest.approx(2 * (3 - 1))
+    for wrong, said in (("focal:gama=0", "gamma"), ("huber:delta=-1", "delta > 0"), ("quantile:0.9", "name=value")):
+        with pytest.raises(FalllineError, match=said):
+            explain(wrong)
+    with pytest.raises(FalllineError, match="leave z_loss out"):
+        curves_.curves("linear_cross_entropy", z_loss=1.0)
+    with pytest.raises(FalllineError, match="leave lr out"):
+        curves_.curves("adam", lr=0.1)
+
+
+def test_what_a_loss_is_compared_with_is_drawn_beside_it():
+    shown = {name: [line.name for line in curves(name).lines] for name in ("quantile", "focal", "info_nce", "sup_con")}
+    assert shown["quantile"][::2] == ["value, q = 0.5", "value, q = 0.9"]
+    assert shown["focal"][::2] == ["value, γ = 2", "value, γ = 0 (cross_entropy)"]
+    assert shown["info_nce"][::2] == ["value, τ = 0.07", "value, τ = 0.5"]
+    assert shown["sup_con"][::2] == ["value, τ = 0.1", "value, τ = 0.5"]
+    focal = {line.role: line for line in curves("focal").lines}
+    cross_entropy = {line.role: line for line in curves("cross_entropy").lines}
+    assert focal["second"].y == pytest.approx(cross_entropy["value"].y)
+
+
+def test_no_two_curves_of_a_picture_look_alike():
+    from fallline.teach.drawing import STYLES
+
+    looks = [STYLES[role][0] for role in ("value", "slope", "second", "second slope")]
+    assert len(set(looks)) == 4
+
+
+def test_losses_say_what_they_take_and_miners_how_they_enter_a_loss():
+    assert "Input (N, V, D), V views of each example" in told("sup_con").takes.replace("Or input", "Input")
+    assert "Takes        Huber" in str(told("huber")) or "Input and target: equal shapes" in told("huber").takes
+    g = torch.Generator().manual_seed(0)
+    e, y = torch.randn(12, 4, generator=g).requires_grad_(), torch.arange(12) % 3
+    for name in ("batch_hard", "semi_hard", "distance_weighted"):
+        found = {"fl": fl, "embeddings": e, "labels": y}
+        exec(told(name).python, found)
+        assert found["loss"] > 0
+        assert {o.name for o in told(name).options if not o.meaning} == set()
+    torch.testing.assert_close(
+        run(told("batch_hard").python, e, y)["loss"], fl.losses.Triplet(margin=0.2, mining="batch_hard")(e, y), rtol=1e-5, atol=1e-6
+    )
+    e = torch.randn(8, 64, generator=g).requires_grad_()
+    assert len(run(told("cross_batch_memory").python, e, torch.arange(8) % 2)["memory"]) == 8
+
+
+def run(code, e, y):
+    found = {"fl": fl, "embeddings": e, "labels": y}
+    exec(code, found)
+    return found
+
+
+def test_other_definitions_by_the_same_name_are_told():
+    assert "no square" in str(told("contrastive"))
+    assert "1 is similar" in str(told("contrastive"))
+    assert "unit=True, average=active" in " ".join(str(told("triplet")).split())

@@ -17,6 +17,12 @@ from fallline.mining.triplets import Reference, Triplets, relations
 def batch_hard(embeddings: Tensor, labels: Tensor, *, reference: Reference | None = None, distance: str = "euclidean") -> Triplets:
     """One triplet an anchor, (N,): its farthest positive and its nearest negative. Time and memory O(N M).
 
+    Args:
+        embeddings: (N, D); no gradient goes through the choice.
+        labels: (N,) classes.
+        reference: further embeddings (M, D) and labels (M,), to be positives and negatives but no anchors.
+        distance: "euclidean", "squared" or "cosine".
+
     >>> x = torch.tensor([[0.0], [1.0], [3.0], [4.0]])
     >>> found = batch_hard(x, torch.tensor([0, 0, 0, 1]))
     >>> found.positive.tolist(), found.negative.tolist(), found.valid.tolist()

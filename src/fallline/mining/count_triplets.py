@@ -16,6 +16,10 @@ from fallline.mining.triplets import whole
 def count_triplets(labels: Tensor, reference_labels: Tensor | None = None) -> Tensor:
     """Triplets of each anchor, (N,). Time O((N + M) log (N + M)).
 
+    Args:
+        labels: (N,) classes of the anchors.
+        reference_labels: (M,) classes of further examples, to be positives and negatives but no anchors.
+
     >>> count_triplets(torch.tensor([0, 0, 1]))
     tensor([1, 1, 0])
     """

@@ -32,6 +32,14 @@ def distance_weighted(
 ) -> Triplets:
     """One triplet a pair, (N, M), valid where the column is a positive of the row. Time O(N M log M), memory O(N M).
 
+    Args:
+        embeddings: (N, D); their directions are used, and no gradient goes through the choice.
+        labels: (N,) classes.
+        reference: further embeddings (M, D) and labels (M,), to be positives and negatives but no anchors.
+        cutoff: distances below it are drawn as if they were it.
+        farthest: negatives beyond it are not drawn, if there are others.
+        generator: where the draws come from; torch's own unless given.
+
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.randn(6, 4, generator=g)
     >>> found = distance_weighted(x, torch.tensor([0, 0, 1, 1, 2, 2]), generator=g)

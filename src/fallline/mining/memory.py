@@ -27,6 +27,10 @@ class CrossBatchMemory(nn.Module):
     All of it is in `state_dict`, its place and how full it is as well: a stopped run goes on as if it had not stopped.
     Keep it outside a model under DistributedDataParallel, which would overwrite each rank's memory with that of rank 0.
 
+    Args:
+        size: how many embeddings it holds at most.
+        dim: the length of each.
+
     >>> from fallline.losses import Triplet
     >>> memory, loss = CrossBatchMemory(size=1024, dim=4), Triplet()
     >>> for _ in range(2):

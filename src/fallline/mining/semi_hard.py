@@ -19,6 +19,12 @@ from fallline.mining.triplets import Reference, Triplets, each_pair, relations
 def semi_hard(embeddings: Tensor, labels: Tensor, *, reference: Reference | None = None, distance: str = "euclidean") -> Triplets:
     """One triplet a pair, (N, M), valid where the column is a positive of the row. Time O(N M log M), memory O(N M).
 
+    Args:
+        embeddings: (N, D); no gradient goes through the choice.
+        labels: (N,) classes.
+        reference: further embeddings (M, D) and labels (M,), to be positives and negatives but no anchors.
+        distance: "euclidean", "squared" or "cosine".
+
     >>> x = torch.tensor([[0.0], [2.0], [1.2], [3.0]])
     >>> found = semi_hard(x, torch.tensor([0, 0, 1, 1]))
     >>> found.negative[found.valid].tolist()

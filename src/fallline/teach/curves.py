@@ -161,11 +161,11 @@ def _penalty(name: str) -> Curves:
     return Curves(f"{name}: the price of one weight", "weight", "", lines)
 
 
-def curves(name: str) -> Curves:
-    """The picture of a name, as `resolve` gave it.
+def curves(name: str, **options: Any) -> Curves:
+    """The picture of a name, as `resolve` gave it; `options` of a loss.
 
     Raises:
-        FalllineError: the concept is no function of one number.
+        FalllineError: the concept is no function of one number, or is drawn without options.
     """
     makers = {"activation": _activation, "loss": loss_curves, "schedule": _schedule, "optimizer": _optimizer, "penalty": _penalty}
     family = names()[name]
@@ -175,5 +175,7 @@ def curves(name: str) -> Curves:
         raise FalllineError(f"{name} goes with a loss, so it has no curve of its own to draw; draw the loss's (triplet, multi_task).")
     if family not in makers:
         raise FalllineError(f"{name} is a {family}, a number measured over many examples, so it has no curve to draw.")
+    if options and family != "loss":
+        raise FalllineError(f"{name} is drawn with its usual options; leave {', '.join(options)} out.")
     with torch.random.fork_rng(), torch.inference_mode(False):
-        return makers[family](name)
+        return makers[family](name, **options)

@@ -158,6 +158,29 @@ def _coral(each: Any) -> Curves:
     return Curves("coral: what one question, is the label above class k, costs", "logit of the question", "", lines)
 
 
+# -- one number, beside what it is usually compared with -----------------------------------------------------------------------------------
+
+
+def _quantile(make: Callable[[float], Any], q: float) -> Curves:
+    def at(q: float) -> F1:
+        each = make(q)
+        return lambda e: each(torch.zeros_like(e), e)
+
+    beside = 0.9 if q == 0.5 else 0.5
+    lines = pair(f", q = {q:g}", at(q), -3, 3) + pair(f", q = {beside:g}", at(beside), -3, 3, second=True)
+    return Curves("quantile: what one example costs", "e = target − output", "", lines)
+
+
+def _focal(make: Callable[[float], Any], gamma: float) -> Curves:
+    def at(gamma: float) -> F1:
+        each = make(gamma)
+        return lambda x: each(_columns(x, 2), torch.zeros(len(x), dtype=torch.int64))
+
+    beside, what = (0.0, " (cross_entropy)") if gamma else (2.0, "")
+    lines = pair(f", γ = {gamma:g}", at(gamma), -6, 6) + pair(f", γ = {beside:g}{what}", at(beside), -6, 6, second=True)
+    return Curves("focal: what one example costs", "score of the true class over the other", "", lines)
+
+
 # -- pictures, layers, tasks ---------------------------------------------------------------------------------------------------------------
 
 
@@ -238,33 +261,47 @@ def _alone(name: str, loss: Any) -> Curves:
     raise FalllineError(f"the loss {name} is no function of one number, so it has no curve; `fallline explain {name}` tells its formula.")
 
 
-def loss_curves(name: str) -> Curves:
-    """The picture of a loss by its name.
+def loss_curves(name: str, **options: Any) -> Curves:
+    """The picture of a loss by its name, with the options that are given.
 
     Raises:
-        FalllineError: the loss is no function of one number.
+        FalllineError: the loss is no function of one number, or is drawn with no such options.
     """
     from fallline.losses import build
 
-    def made(**options: Any) -> Any:
-        return build(name, reduction="none", **options)
+    options.pop("reduction", None)
+    if options and name in {"linear_cross_entropy", "multi_task"}:
+        raise FalllineError(f"{name} is drawn as it is usual, without options; leave {', '.join(options)} out.")
+
+    def made(**further: Any) -> Any:
+        return build(name, **{**further, **options, "reduction": "none"})
+
+    def at(**further: Any) -> Any:
+        return build(name, **{**options, **further, "reduction": "none"})
+
+    def usual(option: str) -> float:
+        return getattr(made(), option)
 
     drawn: dict[str, Callable[[], Curves]] = {
         "triplet": lambda: _triplet(made()),
         "contrastive": lambda: _contrastive(made()),
         "cosine_embedding": lambda: _cosine_embedding(made()),
         "cosine_similarity": lambda: _cosine_similarity(made()),
-        "info_nce": lambda: _positive(lambda t: made(temperature=t), name, 0.1, 0.5),
-        "sup_con": lambda: _positive(lambda t: made(temperature=t), name, 0.1, 0.5, several=True),
+        "info_nce": lambda: _positive(lambda t: at(temperature=t), name, usual("temperature"), 0.5),
+        "sup_con": lambda: _positive(lambda t: at(temperature=t), name, usual("temperature"), 0.5, several=True),
         "sig_lip": lambda: _sig_lip(made()),
         "cross_modal_ranking": lambda: _cross_modal_ranking(made(symmetric=False)),
-        "arc_face": lambda: _margin(lambda m: made() if m < 0 else made(margin=m), name),
-        "cos_face": lambda: _margin(lambda m: made() if m < 0 else made(margin=m), name),
-        "pairwise_auc": lambda: _pairwise_auc(lambda squared: made(squared=squared)),
+        "arc_face": lambda: _margin(lambda m: made() if m < 0 else at(margin=m), name),
+        "cos_face": lambda: _margin(lambda m: made() if m < 0 else at(margin=m), name),
+        "pairwise_auc": lambda: _pairwise_auc(lambda squared: at(squared=squared)),
+        "quantile": lambda: _quantile(lambda q: at(q=q), usual("q")),
+        "focal": lambda: _focal(lambda gamma: at(gamma=gamma), usual("gamma")),
         "coral": lambda: _coral(made()),
         "dice": lambda: _overlap(made(input_from="probabilities", over="example"), name),
         "tversky": lambda: _overlap(made(input_from="probabilities", over="example"), name),
         "linear_cross_entropy": _linear_cross_entropy,
         "multi_task": _multi_task,
     }
-    return drawn[name]() if name in drawn else _alone(name, build(name))
+    picture = drawn[name]() if name in drawn else _alone(name, build(name, **options))
+    shown = ", ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in options.items())
+    return picture._replace(title=f"{picture.title} ({shown})") if shown else picture

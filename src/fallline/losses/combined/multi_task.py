@@ -4,7 +4,9 @@
 
 When to use: one network with several heads, say a class and a number. Begin with fixed weights and standardised targets; then uncertainty
 for losses in different units, gradnorm for tasks that learn at different rates.
-When not: one task alone matters and the others do not help it: compare with the network trained for that task alone.
+When not: one task alone matters and the others do not help it: compare with the network trained for that task alone. An easy task beside a
+hard one: in `examples/multi_task.py` (51,000 pictures of Fashion-MNIST, one seed) the class alone came to 91.88 %; with the brightness at a
+fixed weight of 0.1 to 91.67 %, by gradnorm to 91.07 %, by uncertainty, which gives the easy task ever more weight, to 90.11 %.
 Source: Caruana, "Multitask Learning", Machine Learning 28, 1997. https://doi.org/10.1023/A:1007379606734 ; uncertainty: Kendall, Gal and
 Cipolla, CVPR 2018. https://arxiv.org/abs/1705.07115 ; gradnorm: Chen et al., ICML 2018. https://arxiv.org/abs/1711.02257
 Departs from the source: with uncertainty the total may be negative, as log s is: look at the raw parts. A task without an example in a
