@@ -31,8 +31,11 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "tversky": ("keras.losses.Tversky", "monai.losses.TverskyLoss"),
     "cosine_embedding": ("torch.nn.CosineEmbeddingLoss",),
     "cosine_similarity": ("keras.losses.CosineSimilarity (1 less)", "optax.cosine_distance"),
-    "contrastive": ("pytorch_metric_learning.losses.ContrastiveLoss", "sentence_transformers ContrastiveLoss"),
-    "triplet": ("torch.nn.TripletMarginLoss", "pytorch_metric_learning.losses.TripletMarginLoss"),
+    "contrastive": (
+        "pytorch_metric_learning.losses.ContrastiveLoss (other: no square, no ½, mean over what costs anything)",
+        "sentence_transformers ContrastiveLoss (1 is similar)",
+    ),
+    "triplet": ("torch.nn.TripletMarginLoss", "pytorch_metric_learning.losses.TripletMarginLoss (unit=True, average=active)"),
     "info_nce": ("pytorch_metric_learning.losses.NTXentLoss", "optax.losses.ntxent", "open_clip ClipLoss"),
     "sup_con": ("pytorch_metric_learning.losses.SupConLoss",),
     "sig_lip": ("open_clip SigLipLoss",),
