@@ -100,3 +100,34 @@ def test_shapes_are_checked(form):
         FORMS[form](torch.ones(3))
     with pytest.raises(FalllineError, match=r"points \(M, 2\)"):
         FORMS[form](torch.ones(3, 2), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-24])
+def test_no_scale_overflows_or_vanishes(scale):
+    x = (torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) * scale).requires_grad_()
+    d = mining.euclidean(x)
+    wide = x.detach().to(D).requires_grad_()
+    expected = (wide[0] - wide[1:]).norm(dim=1)
+    torch.testing.assert_close(d[0, 1:].to(D), expected, rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(d[0, 1:].sum(), x)
+    torch.testing.assert_close(gradient.to(D), torch.autograd.grad(expected.sum(), wide)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [D, torch.float32])
+def test_a_point_at_infinity_is_near_nothing(dtype):
+    for far in (torch.inf, -torch.inf):
+        for row in (0, 1):
+            x = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]], dtype=dtype)
+            x[row, 0] = far
+            for form in FORMS.values():
+                others = [i for i in range(3) if i != row]
+                assert not form(x)[row, others].isfinite().any()
+                assert form(x)[others][:, others].isfinite().all()
+
+
+def test_autocast_does_not_narrow():
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    for form in FORMS.values():
+        expected = form(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(form(x), expected)

@@ -82,3 +82,23 @@ def test_wrong_use_is_refused():
         CrossBatchMemory(0, 2)
     with pytest.raises(FalllineError, match=r"embeddings \(N, 2\) and labels \(N,\)"):
         CrossBatchMemory(3, 2).add(torch.ones(2, 3), torch.zeros(2))
+
+
+def test_what_a_narrow_memory_cannot_hold_is_not_remembered():
+    memory = CrossBatchMemory(5, 2).half()
+    memory.add(torch.tensor([[1.0, 2.0], [1e5, 2.0]]), torch.tensor([3, 4]))
+    assert memory.reference[1].tolist() == [3]
+    assert memory.reference[0].isfinite().all()
+
+
+def test_labels_of_any_whole_type_and_no_other():
+    memory = CrossBatchMemory(5, 2)
+    for labels in (torch.tensor([True]), torch.tensor([200], dtype=torch.uint8), torch.tensor([-3], dtype=torch.int8)):
+        memory.add(torch.ones(1, 2), labels)
+    assert memory.reference[1].tolist() == [1, 200, -3]
+    with pytest.raises(FalllineError, match="labels are whole numbers"):
+        memory.add(torch.ones(1, 2), torch.tensor([1.7]))
+
+
+def test_an_empty_memory_is_there():
+    assert CrossBatchMemory(5, 2)

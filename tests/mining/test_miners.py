@@ -8,6 +8,7 @@ import torch
 from fallline import mining
 from fallline._core.errors import FalllineError
 from fallline.mining.distance_weighted import likelihood
+from fallline.mining.semi_hard import next_farther
 
 D = torch.float64
 
@@ -147,3 +148,23 @@ def test_the_density_holds_on_the_sphere():
     heights = torch.histogram(d[0][inside], bins=4, range=(0.6, 1.4), weight=weight[inside]).hist
     assert heights.max() / heights.min() < 1.5
     assert math.isclose(float(weight.max()), 1.0)
+
+
+def test_labels_of_two_types_are_compared_as_numbers():
+    x, z = torch.arange(4.0)[:, None], torch.tensor([[0.5], [2.5]])
+    y, theirs = torch.tensor([0, 0, 1, 1]), torch.tensor([256, 1])
+    for narrow in (y > 0, y.to(torch.uint8)):
+        for mine in (mining.batch_hard, mining.semi_hard):
+            for a, b in zip(mine(x, narrow, reference=(z, theirs)), mine(x, y, reference=(z, theirs)), strict=True):
+                assert torch.equal(a, b)
+        assert torch.equal(mining.count_triplets(narrow, theirs), mining.count_triplets(y, theirs))
+    with pytest.raises(FalllineError, match="whole numbers"):
+        mining.count_triplets(y, torch.tensor([0.5]))
+    with pytest.raises(FalllineError, match="whole numbers"):
+        mining.semi_hard(x, y.float())
+
+
+def test_ties_go_to_the_first():
+    other = torch.arange(200)[None] > 0
+    negative, _ = next_farther(other.float(), ~other, other)
+    assert negative[0, 0] == 1
