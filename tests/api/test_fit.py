@@ -102,7 +102,7 @@ def test_whole_numbers_come_back_as_labels_and_a_raw_tensor_is_warned_of(tmp_pat
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"loss": torch.nn.MSELoss()}, "got a MSELoss; fl.losses.MSE"),
+        ({"loss": torch.nn.MSELoss}, "got the class MSELoss; write MSELoss"),
         ({"optimizer": torch.optim.Adam}, "got Adam; 'adam'"),
         ({"task": "regression"}, "task belongs to the data: .*load"),
     ],
@@ -148,7 +148,7 @@ def test_every_default_is_said():
     assert any("batch size: full" in line and "28" in line for line in said)
     assert any("learning rate" in line for line in said)
     assert any("target scale" in line for line in said)
-    assert fl.fit("linear", toy(), loss="cross_entropy", lr=0.1, epochs=1, quiet=True).choices == []
+    assert fl.fit("linear", toy(), loss="cross_entropy", lr=0.1, epochs=1, quiet=True).choices == ["loss: cross_entropy"]
 
 
 def test_the_same_call_gives_the_same_weights_and_leaves_random_numbers_alone():
