@@ -1,6 +1,6 @@
 """Losses with one planted defect each, as people write them: the name of the problem that must be found, and on which batch.
 
-Each is a function of (input, target) registered under the problem's name; the planted line is the one marked.
+Each is a function of (input, target) registered under the problem's name. Those of the gradient are in `planted_gradients`.
 """
 
 import random
@@ -11,17 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.prove import data
-
-PLANTED = []
-
-
-def plant(problem, batch, severity="error", **options):
-    def register(fn):
-        PLANTED.append((problem, fn, batch, severity, options))
-        return fn
-
-    return register
-
+from tests.prove.planting import plant
 
 # -- sign ------------------------------------------------------------------------------------------------------------------------------
 
@@ -57,128 +47,19 @@ def pushes_a_class_apart(x, y):
     return -((x[:, None] - x[None]).square().sum(-1) * same).mean()
 
 
-# -- the graph -------------------------------------------------------------------------------------------------------------------------
+@plant("wrong-class", data.scores)
+def labels_counted_from_one(x, y):
+    return F.cross_entropy(x, (y - 1).clamp(min=0))
 
 
-@plant("detached", data.numbers)
-def detaches_the_error(x, y):
-    return (x - y).detach().square().mean()
+@plant("wrong-class", data.scores)
+def labels_one_too_high(x, y):
+    return F.cross_entropy(x, (y + 1) % x.shape[1])
 
 
-@plant("detached", data.numbers)
-def uses_data(x, y):
-    return F.mse_loss(x.data, y)
-
-
-@plant("detached", data.scores)
-def forgot_no_grad(x, y):
-    with torch.no_grad():
-        return F.cross_entropy(x, y)
-
-
-@plant("detached", data.numbers)
-def rebuilds_from_item(x, y):
-    return torch.tensor(F.l1_loss(x, y).item(), requires_grad=True)
-
-
-@plant("numpy-in-graph", data.numbers)
-def numpy_of_the_tensor(x, y):
-    return torch.as_tensor(np.mean((x.numpy() - y.numpy()) ** 2))
-
-
-@plant("numpy-in-graph", data.numbers)
-def numpy_after_detach(x, y):
-    error = x.detach().cpu().numpy() - y.cpu().numpy()
-    return torch.from_numpy(np.asarray(np.log(np.cosh(error)).mean()))
-
-
-@plant("gradient-wrong", data.numbers)
-def weight_by_the_error_detached(x, y):
-    error = x - y
-    return (error.detach().abs() * error.abs()).mean()
-
-
-class _HalfSlope(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, y):
-        ctx.save_for_backward(x, y)
-        return (x - y).square().mean()
-
-    @staticmethod
-    def backward(ctx, upstream):
-        x, y = ctx.saved_tensors
-        return upstream * (x - y) / x.numel(), None  # the 2 is missing
-
-
-@plant("gradient-wrong", data.numbers)
-def function_with_a_wrong_backward(x, y):
-    return _HalfSlope.apply(x, y)
-
-
-class _SquareByHand(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, y):
-        ctx.slope = 2 * (x.detach() - y) / x.numel()
-        return (x - y).square().mean()
-
-    @staticmethod
-    def backward(ctx, upstream):
-        return upstream * ctx.slope, None  # a constant: its derivative is silently 0
-
-
-@plant("second-derivative-wrong", data.numbers)
-def function_with_a_constant_backward(x, y):
-    return _SquareByHand.apply(x, y)
-
-
-class _QuarticByHand(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, y):
-        ctx.save_for_backward(x, y)
-        return (x - y).pow(4).mean()
-
-    @staticmethod
-    def backward(ctx, upstream):
-        x, y = ctx.saved_tensors
-        return upstream * 4 * (x - y) * (x - y).detach().square() / x.numel(), None  # right, but half detached
-
-
-@plant("second-derivative-wrong", data.numbers)
-def function_with_a_half_detached_backward(x, y):
-    return _QuarticByHand.apply(x, y)
-
-
-@plant("second-derivative-missing", data.scores, severity="note")
-def torchs_margin(x, y):
-    return F.multi_margin_loss(x, y)
-
-
-@plant("second-derivative-wrong", data.numbers)  # torch's mark raises only where the upstream gradient itself has a graph
-def function_once_differentiable(x, y):
-    return _Once.apply(x, y)
-
-
-class _Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, y):
-        ctx.save_for_backward(x, y)
-        return (x - y).square().mean()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, upstream):
-        x, y = ctx.saved_tensors
-        return upstream * 2 * (x - y) / x.numel(), None
-
-
-@plant("step", data.scores)
-def one_minus_accuracy(x, y):
-    return (x.argmax(1) != y).float().mean()
-
-
-@plant("step", data.logits)
-def rounds_the_probability(x, y):
-    return (x.sigmoid().round() - y).abs().mean()
+@plant("wrong-class", data.pictures)
+def labels_of_pictures_one_too_high(x, y):
+    return F.cross_entropy(x, (y + 1) % x.shape[1])
 
 
 # -- shapes and axes -------------------------------------------------------------------------------------------------------------------
@@ -202,6 +83,11 @@ def softmax_over_the_batch(x, y):
 @plant("wrong-axis", data.rows)
 def lengths_over_the_batch(x, y):
     return 1 - F.cosine_similarity(x, y, dim=0).mean()
+
+
+@plant("wrong-axis", data.pictures)
+def softmax_over_the_width(x, y):
+    return -x.log_softmax(-1).gather(1, y[:, None]).mean()
 
 
 @plant("broadcast", data.column)
@@ -247,6 +133,12 @@ def replaces_unknown_labels(x, y):
     return (F.cross_entropy(x, y, reduction="none") * known).sum() / known.sum().clamp(min=1)
 
 
+@plant("in-place-target", data.numbers)
+def makes_the_target_require_a_gradient(x, y):
+    y.requires_grad_(True)
+    return F.mse_loss(x, y)
+
+
 # -- edges -----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +171,16 @@ def cosine_without_a_guard(x, y):
 @plant("nan-at-edge", lambda: (data.soft()[0].softmax(1), data.soft()[1]))
 def divergence_without_zeros(q, p):
     return (p * (p.log() - q.log())).sum(1).mean()
+
+
+@plant("nan-at-edge", data.numbers)
+def percentage_of_the_target(x, y):
+    return ((x - y) / y).abs().mean()
+
+
+@plant("nan-at-edge", data.numbers, severity="warning")
+def divides_by_the_batchs_deviation(x, y):
+    return ((x - y) / (y.std() + 1e-8)).square().mean()
 
 
 @plant("large-input", data.scores)
@@ -358,7 +260,7 @@ def adds_a_smoothness_over_the_batch(x, y):
     return F.mse_loss(x, y) + 0.1 * (x[1:] - x[:-1]).abs().mean()
 
 
-@plant("empty-batch", data.numbers, severity="warning")
+@plant("empty-batch", data.numbers, severity="note")
 def mean_of_nothing(x, y):
     return (x - y).abs().mean()
 
@@ -511,6 +413,16 @@ def labels_in_the_inputs_type(x, y):
 @plant("label-cast", data.numbers)
 def targets_in_half(x, y):
     return F.mse_loss(x, y.half().to(x.dtype))
+
+
+@plant("label-cast", data.numbers)
+def targets_rounded(x, y):
+    return (x - y.round()).abs().mean()
+
+
+@plant("precision", data.logits, severity="warning")
+def logits_in_half(x, y):
+    return F.binary_cross_entropy_with_logits(x.half().to(x.dtype), y)
 
 
 @plant("precision", data.numbers, severity="warning")

@@ -142,6 +142,36 @@ def test_skip_leaves_a_check_out_and_says_so():
     assert report.skipped["gradient"] == "left out by skip="
 
 
+def test_a_jump_is_named_with_its_step_and_may_be_meant():
+    x, y = data.numbers()
+
+    def seam(x, y):
+        error = (x - y).abs()
+        return torch.where(error < 0.7, 0.5 * error * error, 0.7 * error).mean()
+
+    finding = next(f for f in fl.check_loss(seam, x, y).findings if f.name == "jump")
+    assert re.search(r"a step of .*e-\d+ takes the value from [\d.]+ to [\d.]+, of which its gradient explains", finding.measured)
+    assert "jump" not in fl.check_loss(seam, x, y, skip=("jumps",))
+
+    def straight_through(x, y):
+        return F.l1_loss(x + (x.round() - x).detach(), y)
+
+    assert fl.check_loss(straight_through, x, y, skip=("gradient",)).ok
+    embeddings = torch.randn(12, 4, generator=torch.Generator().manual_seed(3))
+    assert fl.check_loss(fl.losses.ArcFace(classes=5, dim=4), embeddings, data.scores()[1]).ok
+
+
+def test_an_error_that_a_hook_raises_is_no_crash():
+    def hooked(x, y):
+        if x.requires_grad:
+            x.register_hook(lambda g: g * (len(g) // len(g)))  # ZeroDivisionError in an empty batch
+        return F.l1_loss(x, y) * 1.0
+
+    report = fl.check_loss(hooked, *data.numbers())
+    assert report.ok
+    assert [f.severity for f in report.findings if f.name == "empty-batch"] == ["warning"]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compile_is_tried_when_asked():

@@ -5,7 +5,8 @@ import pytest
 import fallline as fl
 from fallline.prove import PROBLEMS
 from fallline.prove.checks import CHECKS
-from tests.prove.planted import PLANTED
+from tests.prove import planted, planted_gradients  # noqa: F401, registers them
+from tests.prove.planting import PLANTED
 
 _NAMES = [f"{problem}:{getattr(fn, '__name__', type(fn).__name__)}" for problem, fn, *_ in PLANTED]
 

@@ -93,10 +93,18 @@ def check_loss(
         hints = {"reference": reference, "perfect": perfect, "compile": compile}
         hints["reduction"] = reduction or _told(fn, "reduction")
         hints["separate"] = separate if separate is not None else _told(fn, "separate")
-        return _prove(subject, _name(fn), hints, frozenset(skip), bool(parts_x or parts_y))
+        return _prove(
+            subject,
+            _name(fn),
+            hints,
+            frozenset(skip),
+            bool(parts_x or parts_y),
+            parts_x is not None and parts_x.whole,
+            _told(fn, "jumps") is True,
+        )
 
 
-def _prove(subject: Subject, name: str, hints: dict[str, Any], skip: frozenset[str], parts: bool = False) -> LossReport:
+def _prove(subject: Subject, name: str, hints: dict[str, Any], skip: frozenset[str], parts: bool, whole: bool, jumps: bool) -> LossReport:
     findings, fatal = first_call(subject)
     findings = [replace(finding, check="call") for finding in findings]
     passed: dict[str, str] = {} if findings else {"call": "the result is one finite number, or one an example"}
@@ -105,6 +113,12 @@ def _prove(subject: Subject, name: str, hints: dict[str, Any], skip: frozenset[s
     subject.settle()
     base = subject.number(subject.x, subject.y)
     case = Case(subject, "unknown" if parts else target_of(subject), domain_of(subject.x), base, **hints)
+    if "gradient" in skip:
+        case.mark("gradient-skipped")
+    if jumps:
+        case.mark("jumps")
+    if whole:
+        case.mark("whole-parts")
     skipped: dict[str, str] = {}
     for check in CHECKS:
         if check.name in skip:
@@ -137,7 +151,7 @@ def _make(check: Check, case: Case) -> list[Finding]:
     except Refused as refused:
         if not made:
             raise NotChecked(f"the loss refuses: {refused}") from refused
-    except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # of the loss, called where Refused does not reach: in a hook, or by autograd
         if not made:
             raise NotChecked(f"the check fails: {brief(error)}") from error
     return made

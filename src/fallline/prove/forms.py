@@ -8,6 +8,7 @@ domain: "probability" numbers in [0, 1], "simplex" rows of those that sum to 1, 
 import torch
 from torch import Tensor
 
+from fallline.prove.columns import own_columns
 from fallline.prove.subject import Refused, Subject
 
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -68,7 +69,7 @@ def _of_classes(subject: Subject) -> str:
         moved = torch.empty_like(x)
         moved[:, order] = x  # the column of class c goes to where c is now called
         same = _close(subject.number(moved, renamed), base)
-        return "index" if same or _each_class_has_its_column(subject) else "grades"
+        return "index" if same or _each_class_has_its_column(subject) or (fits and own_columns(subject)) else "grades"
     except Refused:
         return "index" if bool((y < x.shape[1]).all()) else "grades"
 

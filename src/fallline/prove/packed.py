@@ -22,6 +22,11 @@ class Packed:
             shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
             raise FalllineError(f"`every part of {what} has one row an example` must hold for check_loss, but got the shapes {shapes}.")
 
+    @property
+    def whole(self) -> bool:
+        """Whether a part holds whole numbers."""
+        return any(not like.is_floating_point() for like in self._like)
+
     def table(self) -> Tensor:
         """All parts side by side (N, numbers of an example), in the widest floating type among them, float64 where there is none."""
         floating = [leaf.dtype for leaf in self._like if leaf.is_floating_point()]

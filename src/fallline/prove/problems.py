@@ -113,6 +113,12 @@ PROBLEMS = _table(
         "train on a smooth stand-in (cross-entropy for accuracy, sigmoid for a threshold) and keep this one as a metric.",
     ),
     Problem(
+        "jump",
+        "error",
+        "the value jumps though its gradient knows nothing of it: the pieces of the loss do not meet, or a threshold cuts examples off.",
+        "make the pieces equal where they meet, as Huber's d*(|e| - d/2); if a threshold is meant, skip=('jumps',).",
+    ),
+    Problem(
         "gradient-wrong",
         "error",
         "autograd's derivative is not that of the value: training minimises something else.",
@@ -142,6 +148,30 @@ PROBLEMS = _table(
         "where the prediction is confidently wrong the gradient is exactly zero: such examples are never corrected.",
         "take logits, and use logsigmoid, log_softmax or softplus in place of a clamp before the log.",
     ),
+    Problem(
+        "saturates",
+        "warning",
+        "the more confidently wrong a prediction, the less it is corrected: learning stalls, unless outliers are forgiven on purpose.",
+        "take log_softmax, logsigmoid or softplus in place of a log, square or nll_loss of a softmax; bounded losses are so by design.",
+    ),
+    Problem(
+        "one-sided",
+        "warning",
+        "predictions on one side of their targets are never corrected.",
+        "take abs() or square() of the difference in place of relu or clamp, unless only one side is to cost.",
+    ),
+    Problem(
+        "unbounded",
+        "error",
+        "the loss falls for ever as predictions grow: training lowers it without learning.",
+        "give nll_loss log_softmax(input, 1) rather than scores; check the sign of each term.",
+    ),
+    Problem(
+        "log-missing",
+        "error",
+        "the cost is minus the probability, as nll_loss of a softmax gives: the log is missing, and wrong answers are hardly corrected.",
+        "write cross_entropy(scores, target), or nll_loss(log_softmax(scores, 1), target).",
+    ),
     # -- what the value depends on -----------------------------------------------------------------------------------------------------
     Problem("ignores-input", "error", "the value does not depend on the prediction.", "use the first argument."),
     Problem("ignores-target", "error", "the value does not depend on the target: nothing can be learnt from labels.", "use the target."),
@@ -168,6 +198,12 @@ PROBLEMS = _table(
         "error",
         "examples are normalised against each other in place of classes (or features) within an example.",
         "the classes are on axis 1: softmax(input, dim=1), normalize(input, dim=1).",
+    ),
+    Problem(
+        "wrong-class",
+        "error",
+        "a label is compared with the score of another class, so every class learns to be called by a wrong name.",
+        "look for target - 1, target + 1 or a clamp of the labels: classes are counted from 0, and label k is column k.",
     ),
     Problem(
         "wrong-sign",
@@ -203,7 +239,7 @@ PROBLEMS = _table(
     ),
     Problem(
         "empty-batch",
-        "warning",
+        "note",
         "a batch from which every example was masked or filtered gives NaN or stops the run.",
         "divide by max(count, 1): the sum over nothing is 0.",
     ),

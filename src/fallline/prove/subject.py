@@ -48,6 +48,7 @@ class Subject:
         reduction: "scalar", or "none" for one value an example (or an element).
         targetless: whether the loss is called with None for a target; `y` is then a stand-in of zeros.
         noisy: why two equal calls differ, or "".
+        derives: whether the loss takes a gradient itself (a gradient penalty), so that its input must always require one.
         graph: whether a gradient comes back.
     """
 
@@ -64,6 +65,7 @@ class Subject:
         self._cast: dict[torch.dtype, Callable[..., Any]] = {}
         self.noisy = ""
         self.graph = True
+        self.derives = False
         self.differentiable = True
         self.reduction = "scalar"
         self.wide = False
@@ -75,20 +77,24 @@ class Subject:
 
     def raw(self, x: Tensor, y: Tensor, *, grad: bool = True) -> tuple[Any, Tensor, Tensor, Tensor]:
         """What the loss returns, and the leaf, the input and the target that it was called with."""
+        grad = grad or self.derives
         leaf = x.detach().clone().requires_grad_(grad)
         given, label = leaf.clone(), y.detach().clone()
         fn = self.at(x.dtype)
         before = guard.settings()
+        result = None
         if self.random:
             guard.seed_all(self.seed)
         try:
             with torch.set_grad_enabled(grad):
                 result = fn(given, None if self.targetless else label)
         except Exception as error:
-            raise Refused(error) from error
+            if grad or "does not require grad" not in str(error):
+                raise Refused(error) from error
+            self.derives = True
         finally:
             guard.restore_settings(before)
-        return result, leaf, given, label
+        return (result, leaf, given, label) if grad or not self.derives else self.raw(x, y)
 
     def label(self) -> Tensor | None:
         """A copy of the target as given."""

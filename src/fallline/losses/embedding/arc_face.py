@@ -34,6 +34,7 @@ class ArcFace(Margin):
 
     name = "arc_face"
     also = ("arcface",)
+    jumps = True  # so that check_loss takes the step at π − m for meant
     margin: float = number(0.5, low=0, high=math.pi / 2, doc="m: radians added to the angle")
 
     @override

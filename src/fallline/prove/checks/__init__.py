@@ -1,7 +1,20 @@
 """Every check, in the order made: what a call is comes before what it depends on."""
 
 from fallline.prove._check import Check
-from fallline.prove.checks import batch, calls, direction, edges, gradient, influence, precision, transforms
+from fallline.prove.checks import (
+    backward,
+    batch,
+    calls,
+    classes,
+    direction,
+    edges,
+    gradient,
+    influence,
+    jumps,
+    precision,
+    pull,
+    transforms,
+)
 
 CHECKS: tuple[Check, ...] = (
     Check("arguments", "input and target are as they were after a call", calls.untouched, still=False),
@@ -12,18 +25,27 @@ CHECKS: tuple[Check, ...] = (
     Check("target", "the value moves with the target", influence.depends_on_target),
     Check("gradient", "the gradient is there, and equals differences of the value", gradient.gradient),
     Check("second", "the second derivative equals differences of the gradient", gradient.second),
+    Check(
+        "backward",
+        "twice the loss has twice the gradient, a second backward repeats it, target and parameters get theirs",
+        backward.backward,
+    ),
     Check("parts", "every example and every output moves the value", influence.depends_on_every_part),
     Check("pairing", "each prediction is compared with its own target", influence.pairing),
     Check("order", "the order of the examples does not matter", batch.order),
     Check("batch", "the loss of a batch is the mean over its examples", batch.size),
+    Check("jumps", "the value has no jump along lines through the data", jumps.jumps),
     Check("empty", "a batch of no examples costs 0", batch.empty),
     Check("ignored", "a batch of ignored labels only costs 0", batch.ignored),
+    Check("classes", "label k is about column k of the scores, and softmax runs over the classes", classes.classes),
     Check("sign", "a step down the loss moves predictions towards their targets", direction.sign),
     Check("perfect", "the loss is least at the prediction called perfect", direction.least),
     Check("value", "the value is that of the reference", direction.value),
     Check("edges", "value and gradient are finite at the edges of the domain", edges.edges),
     Check("large", "value and gradient are finite at large inputs", edges.large),
     Check("saturated", "confidently wrong scores have a gradient", edges.saturated),
+    Check("pull", "confidently wrong predictions are pulled back as hard as undecided ones", pull.pulled),
+    Check("bounded", "the loss does not fall for ever as predictions grow", pull.bounded),
     Check("nan", "NaN in the input shows in the value", edges.nan),
     Check("single", "float32 gives the value of float64", precision.single),
     Check("half", "16-bit input gives a finite value where the true one is ordinary", precision.half),

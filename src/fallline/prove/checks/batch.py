@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.prove._check import Case, finite, shown
 from fallline.prove.points import usable
 from fallline.prove.report import Finding, found
-from fallline.prove.subject import NotChecked, Refused
+from fallline.prove.subject import NotChecked, Refused, brief
 
 
 def order(case: Case) -> Iterator[Finding]:
@@ -116,7 +116,24 @@ def _fits(case: Case, first: int, alone: list[float]) -> bool:
     total = sum(w * a for w, a in zip(weights, alone, strict=True) if w)
     if min(weights) < -1e-9 or sum(weights) <= 0:
         return False
-    return abs(total / sum(weights) - case.base) <= 1e-5 * (abs(case.base) + 1e-6)
+    if abs(total / sum(weights) - case.base) > 1e-5 * (abs(case.base) + 1e-6):
+        return False
+    return all(_of_these(case, rows, weights, alone) for rows in ([i for i in range(s.n) if i != first], *_thirds(case)))
+
+
+def _thirds(case: Case) -> list[list[int]]:
+    order = torch.randperm(case.subject.n, generator=case.subject.generator).tolist()
+    return [order[start::3] for start in range(3) if len(order[start::3]) > 1]
+
+
+def _of_these(case: Case, rows: list[int], weights: list[float], alone: list[float]) -> bool:
+    """Whether the same weights give the loss of these examples too: a maximum is the mean of the whole batch by accident only."""
+    s = case.subject
+    value, weight = s.number(s.x[rows], s.y[rows]), sum(weights[i] for i in rows)
+    if weight <= 0:
+        return value in (0.0, float("inf")) or value != value  # noqa: PLR0124
+    expected = sum(weights[i] * alone[i] for i in rows if weights[i]) / weight
+    return abs(value - expected) <= 1e-4 * (abs(value) + 1e-6)
 
 
 def _weight(case: Case, i: int, first: int, alone: list[float]) -> float:
@@ -177,8 +194,9 @@ def empty(case: Case) -> Iterator[Finding]:
         result, leaf = s.each(s.own_x[:0], s.own_y[:0], grad=True)
         if result.requires_grad and result.ndim == 0:
             torch.autograd.grad(result, leaf, allow_unused=True)
-    except Refused as refused:
-        yield found("empty-batch", f"a batch of 0 examples raises {refused}")
+    except Exception as error:
+        told = str(error) if isinstance(error, Refused) else brief(error)
+        yield found("empty-batch", f"a batch of 0 examples raises {told}", severity="warning")
         return
     if not finite(result.detach()):
         yield found("empty-batch", f"a batch of 0 examples gives {float(result.detach().flatten()[0])}")

@@ -26,6 +26,8 @@ def sign(case: Case) -> Iterator[Finding]:
     if case.kind == "groups":
         yield from _gathers(case)
         return
+    if case.marked("wrong-class"):
+        raise NotChecked("labels are about other columns than their own")
     target = _as_numbers(case)
     if case.kind == "signed" and not even(s):
         raise NotChecked("labels -1/+1 whose sides cost differently: the input may be a distance, for which less is alike")
@@ -34,7 +36,11 @@ def sign(case: Case) -> Iterator[Finding]:
         raise NotChecked("equal predictions give gradients that do not tell targets apart")
     if max(found_any) < -0.05:
         mean = sum(found_any) / len(found_any)
-        yield found("wrong-sign", f"with equal predictions, the step down the loss correlates {mean:.2f} with the targets")
+        told = f"with equal predictions, the step down the loss correlates {mean:.2f} with the targets"
+        if case.separate is False and case.kind == "real":  # a ranking may rightly run the other way, as risk against survival time
+            yield found("wrong-sign", told, severity="note", write="turn the sign, unless a higher score is to mean a lower target.")
+        else:
+            yield found("wrong-sign", told)
 
 
 def _as_numbers(case: Case) -> Tensor:

@@ -13,13 +13,15 @@ from fallline.prove.report import Finding, found
 from fallline.prove.spy import Spy
 from fallline.prove.subject import NotChecked, Refused, Subject
 
+_RANK: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
+
 
 def edges(case: Case) -> Iterator[Finding]:
     """Value and gradient are finite at the edges of the domain."""
     s = case.subject
     seen: set[str] = set()
     tried = 0
-    for what, x, y, level in _edges(case):
+    for what, x, y, level in sorted(_edges(case), key=lambda edge: _RANK[edge[3]]):
         state = _state(s, x, y)
         if state is None:
             continue
@@ -27,7 +29,7 @@ def edges(case: Case) -> Iterator[Finding]:
         name, told = state
         if name and name not in seen:
             seen.add(name)
-            yield found(name, f"{what}: {told}", severity="warning" if level == "warning" else None)
+            yield found(name, f"{what}: {told}", severity=None if level == "error" else level)
     if not tried:
         raise NotChecked("every edge was refused")
 
@@ -47,22 +49,29 @@ def _state(s: Subject, x: Tensor, y: Tensor) -> tuple[str, str] | None:
     return "", ""
 
 
-def _edges(case: Case) -> Iterator[tuple[str, Tensor, Tensor, str]]:
+def _edges(case: Case) -> Iterator[tuple[str, Tensor, Tensor, Severity]]:
     s = case.subject
     x, y = s.x, s.y
     shaped = y.reshape(x.shape) if y.is_floating_point() and y.numel() == x.numel() and y.shape != x.shape else y
     if y.is_floating_point() and shaped.shape == x.shape and case.kind not in {"binary", "signed"}:
         yield "input equal to the target", shaped.to(x.dtype), y, "error"
     if case.domain in {"real", "nonnegative"} and case.kind != "distribution":
-        yield "an input of zeros", torch.zeros_like(x), y, "error" if case.domain == "real" else "warning"
+        level: Severity = "error" if case.domain == "real" else "note" if bool((x > 0).all()) else "warning"
+        yield "an input of zeros", torch.zeros_like(x), y, level
         if s.batched and s.n > 1:
             one = x.clone()
             one[0] = 0
-            yield "an example of zeros", one, y, "error" if case.domain == "real" else "warning"
+            yield "an example of zeros", one, y, level
     if s.batched and s.n > 1:
         yield "all predictions equal", x[:1].expand_as(x).clone(), y, "error"
         one = y[_counted(y) : _counted(y) + 1]
         yield "one target for all examples", x, one.expand_as(y).clone(), "error"
+        alone = slice(_counted(y), _counted(y) + 1)
+        yield "a batch of one example", x[alone], y[alone], "warning"
+    if case.kind == "real" and not bool((y > 0).all()) and not bool((y < 0).all()):
+        nought = y.clone()
+        nought.view(-1)[0] = 0
+        yield "a target of 0", x, nought, "error"
     if case.kind == "distribution":
         yield "targets of 0 and 1", x, _hot(y.argmax(1), y), "error"
     if case.kind == "binary" and case.domain == "probability":
@@ -147,7 +156,7 @@ def saturated(case: Case) -> Iterator[Finding]:
     s = case.subject
     if not s.graph:
         raise NotChecked("no gradient comes back")
-    wrong = _confidently_wrong(case)
+    wrong = confidently_wrong(case)
     if wrong is None:
         raise NotChecked("only for scores or probabilities of classes and of labels 0/1, and scores of -1/+1")
     case.needs_target()
@@ -163,6 +172,7 @@ def saturated(case: Case) -> Iterator[Finding]:
         if bool(dead.any()) and _dead_alone(s, level * wrong, dead):
             rows = f"{int(dead.sum())} of {dead.numel()} examples"
             where = "probabilities of 0 and 1" if chances else f"scores of {level:g}"
+            case.mark("saturated")
             told = f"with {where} on the wrong side the gradient of {rows} is exactly zero"
             yield found("saturated", told, severity="warning" if chances else None)
             return
@@ -179,7 +189,8 @@ def _dead_alone(s: Subject, x: Tensor, dead: Tensor) -> bool:
         return bool(dead.all())
 
 
-def _confidently_wrong(case: Case) -> Tensor | None:
+def confidently_wrong(case: Case) -> Tensor | None:
+    """Scores (or probabilities) of about 1 on the wrong side of every label; None where that cannot be told."""
     s = case.subject
     if case.domain == "probability" and case.kind == "binary":
         return 1 - s.y.to(s.x.dtype).reshape(s.x.shape)
@@ -190,6 +201,8 @@ def _confidently_wrong(case: Case) -> Tensor | None:
         return (_hot((true + 1) % s.x.shape[1], s.x) - _hot(true, s.x)) / 2
     if case.domain != "real":
         return None
+    if case.kind == "distribution":
+        return (_hot(s.y.argmin(1), s.x) - _hot(s.y.argmax(1), s.x)) / 2
     label = s.y.to(s.x.dtype).reshape(s.x.shape) if case.kind in {"binary", "signed"} else None
     if case.kind == "binary" and label is not None:
         return 1 - 2 * label

@@ -61,6 +61,7 @@ def _no_gradient(case: Case, points: list[Tensor], missing: bool) -> Iterator[Fi
         if gap is not None and not gap.agrees:
             slopes.append(gap.differences)
     if not slopes:
+        case.mark("only-jumps")
         yield found("step", "the gradient is zero at every point tried, while the value jumps between them")
         return
     with Spy() as spy:

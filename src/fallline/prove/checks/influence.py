@@ -161,7 +161,9 @@ def pairing(case: Case) -> Iterator[Finding]:
         case.mark("broadcast")
         yield found("broadcast", f"shuffling the targets changes nothing; {crossed}")
     else:
-        yield found("pairing-lost", "shuffling the targets against the inputs does not change the value")
+        between = case.separate is False  # as a distance between two sets is
+        told = "shuffling the targets against the inputs does not change the value"
+        yield found("pairing-lost", told, severity="note" if between else None)
 
 
 def _all_pairs(case: Case) -> str:
