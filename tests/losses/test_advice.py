@@ -116,3 +116,9 @@ def test_focal_names_no_option_that_it_has_not():
     assert "input_from" not in str(told[0].message)
     with pytest.warns(FalllineWarning, match="input_from='probabilities'"):
         functional.dice(p[None], Y[None])
+
+
+def test_the_function_of_a_layer_speaks_of_its_arguments():
+    x, weight = torch.zeros(2, 3), torch.zeros(4, 3, device="meta")
+    with pytest.raises(FalllineError, match=r"write weight.to\(input.device\)"):
+        functional.linear_cross_entropy(x, weight, torch.tensor([0, 1]))

@@ -68,7 +68,8 @@ class Headed(Loss):
             must(self.bias.shape == (classes,), f"the bias is ({classes},)", tuple(self.bias.shape), where=self.name)
         for what, held in (("weight", self.weight), ("bias", self.bias)):
             if held is not None and held.device != input.device:
-                refuse(f"the {what} is on the input's device, {input.device}", held.device, "write loss.to(input.device)", where=self.name)
+                advice = f"write {what}.to(input.device), or loss.to(input.device) of the module"
+                refuse(f"the {what} is on the input's device, {input.device}", held.device, advice, where=self.name)
             if held is not None and wide(held).dtype != input.dtype:
                 refuse(
                     f"input and {what} have one type", f"{input.dtype} and {held.dtype}", f"write {what}.to(input.dtype)", where=self.name
