@@ -436,10 +436,10 @@ def test_dropout_in_training_mode_is_said():
 def test_every_loss_of_fallline_can_be_traced_by_name(name):
     torch.manual_seed(0)
     loss = LOSSES[name]
-    width = 3 if loss.target_kind in {"index", "distribution"} else 2 if loss.output == "mean_and_variance" else 1
+    width = 3 if loss.target_kind in {"index", "distribution", "pair"} else 2 if loss.output == "mean_and_variance" else 1
     y = {
         "index": torch.tensor([0, 2, 1, 1]), "distribution": torch.softmax(torch.randn(4, 3), 1), "signed": torch.tensor([1, -1, 1, -1]),
-        "binary": torch.tensor([0, 1, 1, 0]), "count": torch.tensor([0.0, 3.0, 1.0, 2.0]),
+        "binary": torch.tensor([0, 1, 1, 0]), "count": torch.tensor([0.0, 3.0, 1.0, 2.0]), "pair": torch.randn(4, 3),
     }.get(loss.target_kind, torch.rand(4))  # fmt: skip
     model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, width), *([nn.Softplus()] if name == "msle" or width == 2 else []))
     trace = fl.trace_backprop(model, torch.randn(4, 2), y, name)

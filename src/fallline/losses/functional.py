@@ -5,6 +5,8 @@ Each is made from its class, so its options, checks and values are the class's o
 
 from typing import TYPE_CHECKING
 
+import torch  # noqa: F401  the examples of the docstrings call it
+
 from fallline.losses._base import functional_of
 from fallline.losses.classification.asymmetric import Asymmetric
 from fallline.losses.classification.binary_cross_entropy import BinaryCrossEntropy
