@@ -155,10 +155,6 @@ class Among(Loss):
         return super()._terms(input, target, sample_weight, mask, **given)
 
     @override
-    def quick(self, input: Tensor, target: Tensor) -> Tensor:
-        return self._mean(*self._terms(input, target, None, None))
-
-    @override
     def forward(
         self,
         input: Tensor,

@@ -13,6 +13,19 @@ from torch import Tensor
 from fallline.mining.triplets import whole
 
 
+def count_same(labels: Tensor, columns: Tensor, keep_columns: Tensor | None = None) -> Tensor:
+    """How many of the columns that count bear each of the labels.
+
+    >>> count_same(torch.tensor([3, 1]), torch.tensor([3, 1, 3, 1, 1]))
+    tensor([2, 3])
+    """
+    ranked, order = columns.sort()
+    here = torch.ones_like(order) if keep_columns is None else keep_columns[order].to(order.dtype)
+    before = torch.cat([here.new_zeros(1), here.cumsum(0)])
+    mine = labels.contiguous()
+    return before[torch.searchsorted(ranked, mine, right=True)] - before[torch.searchsorted(ranked, mine)]
+
+
 def count_triplets(labels: Tensor, reference_labels: Tensor | None = None) -> Tensor:
     """Triplets of each anchor, (N,). Time O((N + M) log (N + M)).
 
@@ -25,6 +38,5 @@ def count_triplets(labels: Tensor, reference_labels: Tensor | None = None) -> Te
     """
     labels = whole(labels)
     columns = labels if reference_labels is None else torch.cat([labels, whole(reference_labels, "reference_labels")])
-    ordered = columns.sort().values
-    alike = torch.searchsorted(ordered, labels.contiguous(), right=True) - torch.searchsorted(ordered, labels.contiguous())
+    alike = count_same(labels, columns)
     return (alike - 1) * (columns.shape[0] - alike)

@@ -7,7 +7,7 @@ import torch
 
 from fallline._core.errors import FalllineError
 from fallline.losses import ArcFace, CosFace, build, functional
-from fallline.losses.embedding._unit import unit
+from fallline.mining.distances import unit
 from tests.reference import batch64, losses64
 
 D = torch.float64

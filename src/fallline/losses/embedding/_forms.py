@@ -32,6 +32,19 @@ class Formed(Among):
 
     # -- the rest holds for all --------------------------------------------------------------------------------------------------------
 
+    def pairs_of(self, input: Tensor, target: Tensor | None, third: Tensor | None, *, meaning: str) -> tuple[Tensor, Tensor]:
+        """The forms of a loss of pairs; `meaning` says what a target is: "0 for similar pairs and 1 for others"."""
+        if target is None:
+            refuse(f"there is a target: {meaning}, or class labels", "None", where=self.name)
+        if third is not None:
+            return self.together(input, target), third
+        if self.a_side(input, target):
+            law = f"there is a third argument, {meaning}, or the second is class labels"
+            refuse(law, f"two of {tuple(input.shape)}", "write loss(a, b, y), y (N,)", where=self.name)
+        if input.ndim not in (2, 3):
+            self.unknown(input, "two of (N, D) with a target (N,), or pairs (N, 2, D), or embeddings (N, D) with class labels")
+        return input, target
+
     def together(self, *parts: Tensor) -> Tensor:
         """Equal tensors (N, D) as (N, parts, D)."""
         for part in parts:

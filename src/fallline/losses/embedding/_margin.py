@@ -19,7 +19,7 @@ from fallline.losses._checks import in_range
 from fallline.losses._fields import number, whole
 from fallline.losses._kinds import Classwise
 from fallline.losses._tracing import readable
-from fallline.losses.embedding._unit import unit
+from fallline.mining.distances import root, unit
 
 _ONE = 1.02
 """What a cosine may come to by rounding: 1.0078 in bfloat16, and some more from the lengths."""
@@ -96,7 +96,7 @@ class Margin(Classwise):
                 refuse("the input is cosines in [−1, 1] where the loss has no class vectors", got, advice, where=self.name)
             cosines = input.clamp(-1, 1)
             c = cosines.gather(-1, y)
-            sine = _root((1 - c) * (1 + c))
+            sine = root((1 - c) * (1 + c))
         else:
             with torch.autocast(input.device.type, enabled=False):
                 x, w = unit(input), unit(wide(weight).to(input.dtype))
@@ -104,7 +104,7 @@ class Margin(Classwise):
                 c = cosines.gather(-1, y)
                 own = w[y.squeeze(-1)]
                 apart = (x - c * own).square().sum(-1, keepdim=True)
-                sine = _root(torch.where(apart > (4 * torch.finfo(x.dtype).eps) ** 2, apart, 0))
+                sine = root(torch.where(apart > (4 * torch.finfo(x.dtype).eps) ** 2, apart, 0))
         at_true = torch.arange(classes, device=input.device) == y
         return self.scale * torch.where(at_true, self.raised(c, sine), cosines)
 
@@ -131,9 +131,3 @@ class Margin(Classwise):
         `weight`: class vectors (classes, D) to use in place of the loss's own.
         """
         return self._reduce(*self._terms(input, target, sample_weight, mask, weight=weight))
-
-
-def _root(square: Tensor) -> Tensor:
-    """The root, whose slope at 0 is taken as 0: there the angle has no direction to change in."""
-    none = square <= 0
-    return torch.where(none, 0, torch.where(none, 1, square).sqrt())

@@ -6,19 +6,7 @@ from torch import Tensor
 from fallline.losses._among import Pairs
 from fallline.losses._checks import warn_once
 from fallline.losses._tracing import readable
-
-
-def count_same(labels: Tensor, columns: Tensor, keep_columns: Tensor | None = None) -> Tensor:
-    """How many of the columns that count bear each of the labels.
-
-    >>> count_same(torch.tensor([3, 1]), torch.tensor([3, 1, 3, 1, 1]))
-    tensor([2, 3])
-    """
-    ranked, order = columns.sort()
-    here = torch.ones_like(order) if keep_columns is None else keep_columns[order].to(order.dtype)
-    before = torch.cat([here.new_zeros(1), here.cumsum(0)])
-    mine = labels.contiguous()
-    return before[torch.searchsorted(ranked, mine, right=True)] - before[torch.searchsorted(ranked, mine)]
+from fallline.mining.count_triplets import count_same
 
 
 def count_positives(pairs: Pairs) -> Tensor:

@@ -15,8 +15,9 @@ from torch.autograd import forward_ad
 
 from fallline.losses._among import Pairs
 from fallline.losses._tracing import readable
+from fallline.losses.embedding._forms import blocks
 from fallline.losses.embedding._laws import NONE, Law, LogSum
-from fallline.losses.embedding._unit import unit
+from fallline.mining.distances import unit
 
 BLOCK = 1 << 20
 """Similarities held at once, about: 4 MB in float32, so that a block stays in the cache. What fits in one block is kept for the slope."""
@@ -75,11 +76,6 @@ def _block(law: Law, who: Pairs, x: Tensor, y: Tensor, start: int, stop: int, ro
     return torch.where(who.other(start, stop), s, NONE), None, None
 
 
-def _cuts(n: int, m: int) -> list[tuple[int, int]]:
-    rows = max(1, min(n, BLOCK // max(m, 1)))
-    return [(start, min(start + rows, n)) for start in range(0, n, rows)]
-
-
 class _Streamed(torch.autograd.Function):
     """One output an anchor; with `sides` one a column besides."""
 
@@ -88,7 +84,7 @@ class _Streamed(torch.autograd.Function):
         other = x if y is None else y
         known: list[Tensor] = []
         columns = x.new_full((other.shape[0],), NONE) if sides else None
-        cuts = _cuts(x.shape[0], other.shape[0])
+        cuts = blocks(x.shape[0], other.shape[0], BLOCK)
         ctx.only = None
         room = x.new_empty(cuts[0][1], other.shape[0])
         for start, stop in cuts:
@@ -122,7 +118,7 @@ def _directly(ctx: Any, x: Tensor, y: Tensor, saved: list[Tensor], slopes: tuple
     of_x = torch.empty_like(x) if ctx.needs_input_grad[3] else None
     of_y = torch.zeros_like(y) if ctx.needs_input_grad[4] else None
     far = (slopes[0], *saved) if ctx.own else (slopes[1], ctx.columns) if ctx.sides else None
-    cuts = _cuts(x.shape[0], y.shape[0])
+    cuts = blocks(x.shape[0], y.shape[0], BLOCK)
     room = x.new_empty(cuts[0][1] if ctx.only is None else 0, y.shape[0])
     for start, stop in cuts:
         s, neg, pos = _block(law, ctx.who, x, y, start, stop, room) if ctx.only is None else ctx.only

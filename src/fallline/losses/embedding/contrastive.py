@@ -50,20 +50,11 @@ class Contrastive(Formed):
 
     @override
     def form(self, input: Tensor, target: Tensor | None, third: Tensor | None) -> tuple[Tensor, Tensor]:
-        if target is None:
-            refuse("there is a target: 0 for similar pairs and 1 for others, or class labels", "None", where=self.name)
-        if self.input_from == "distances":
+        if target is not None and self.input_from == "distances":
             if input.ndim != 1 or third is not None:
                 self.unknown(input, "distances (N,) with a target (N,)")
             return input, target
-        if third is not None:
-            return self.together(input, target), third
-        if self.a_side(input, target):
-            law = "there is a third argument, 0 for similar pairs and 1 for others, or the second is class labels"
-            refuse(law, f"two of {tuple(input.shape)}", "write loss(a, b, y), y (N,)", where=self.name)
-        if input.ndim not in (2, 3):
-            self.unknown(input, "two of (N, D) with a target (N,), or pairs (N, 2, D), or embeddings (N, D) with class labels")
-        return input, target
+        return self.pairs_of(input, target, third, meaning="0 for similar pairs and 1 for others")
 
     @override
     def values(self, input: Tensor, target: Tensor) -> Tensor:

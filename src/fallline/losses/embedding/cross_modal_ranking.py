@@ -24,7 +24,7 @@ from fallline.losses._fields import choice, flag, number
 from fallline.losses.embedding._laws import Hardest, Hinge
 from fallline.losses.embedding._positives import count_negatives, warn_if_alone
 from fallline.losses.embedding._stream import stream
-from fallline.losses.embedding._unit import unit
+from fallline.mining.distances import unit
 
 
 class CrossModalRanking(Across):

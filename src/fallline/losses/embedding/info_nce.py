@@ -24,7 +24,7 @@ from fallline.losses._fields import choice, flag, number
 from fallline.losses.embedding._laws import NONE, Each, LogSum, softplus
 from fallline.losses.embedding._positives import count_positives, warn_if_alone, warn_if_none
 from fallline.losses.embedding._stream import both_ways, stream, stream_among
-from fallline.losses.embedding._unit import unit
+from fallline.mining.distances import unit
 
 
 class InfoNCE(Across, Among):

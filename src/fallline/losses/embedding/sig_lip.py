@@ -21,7 +21,7 @@ from fallline.losses._base import Reduction
 from fallline.losses._fields import flag, number
 from fallline.losses.embedding._laws import Soft, softplus
 from fallline.losses.embedding._stream import stream
-from fallline.losses.embedding._unit import unit
+from fallline.mining.distances import unit
 
 
 class SigLIP(Across):
