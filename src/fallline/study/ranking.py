@@ -1,7 +1,9 @@
-"""The table of a study: one row for each optimizer (and batch size), ranked, with what the seeds show and what they do not.
+"""The table of a study: one row for each cell (an optimizer at a batch size, a loss, a schedule), ranked, with what the seeds show.
 
 Ranked by the mean of the metric on validation rows, at the weights that were kept; a row in which members diverged stands below every
-row in which fewer did, so no run is ever dropped in silence. Test rows are reported beside and decide nothing.
+row in which fewer did, so no run is ever dropped in silence. A row whose best learning rate stands at the edge of what was tried may be
+under-tuned: it keeps its numbers, but no rank is given to it and nothing is claimed of it; such rows stand after the ranked ones.
+Test rows are reported beside and decide nothing. What differs from what is decided in `pairs.py` and said in `sentence.py`.
 """
 
 import math
@@ -9,22 +11,32 @@ from collections.abc import Sequence
 from typing import Any
 
 from fallline import record
+from fallline.study.cells import cell_columns, cell_name
 from fallline.study.members import Member, Workshop
-from fallline.study.plan import Plan, label
-from fallline.study.statistics import Interval, all_pairs, mean_interval, median, paired, smallest_visible
+from fallline.study.pairs import LEVEL, differences, plain
+from fallline.study.plan import Plan
+from fallline.study.sentence import in_units, sentence, steps_sentence
+from fallline.study.statistics import Interval, mean_interval, median, smallest_visible
 from fallline.study.tune import Tuned
 
 Cell = tuple[str, Any]
-LEVEL = 0.05
+AT_EDGE = "not ranked: its best learning rate stands at the edge of what was tried"
 
 
 def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: dict[Cell, Tuned], rows: int) -> tuple[list[dict], float]:
-    """The ranked rows, and the target that steps are counted to (NaN where there is none).
+    """The rows, ranked ones first, and the target that steps are counted to (NaN where there is none).
+
+    `differences`, `study_profiles` and `headline` are functions of these rows alone. A row holds `rank` (None: not ranked), `cell` (its
+    name), `optimizer`, `batch_size` (and `loss`, `schedule` where cells have them), `lr`, `seeds` (how many), `at_seeds` (which), `metric`,
+    `values` and `steps` (one for each seed; None: diverged, or missed; `steps` is None where there is no target), `step` and `every`
+    (the smallest amounts by which the two can move), `target`, `steps_to_target` (middle seed), `missed`, `diverged`, `mean`, `low`,
+    `high`, `test_mean`, `test_low`, `test_high`, `seconds`, `lr_at_edge`, `trials`, how it stands to the first row (`difference`,
+    `difference_low`, `difference_high`, `p`, `differs_from_best`: "best", "yes", "not shown", "not ranked"), `visible` and `note`.
 
     Args:
         shop: whose record holds the members.
         plan: what was asked.
-        members: for each optimizer and batch size its members, in the order of the plan's seeds as far as they are there.
+        members: for each cell its members, in the order of the plan's seeds as far as they are there.
         tuned: for each its search.
         rows: validation rows, which tell the steps in which accuracy moves.
     """
@@ -32,13 +44,12 @@ def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: 
     target = auto_target(shop, plan, members) if plan.target == "auto" else float(plan.target)
     lower = record.key(plan.metric).better == "lower"
     step = 1 / max(rows, 1) if plan.metric == "accuracy" else 0.0
-    made = {cell: _row(shop, plan, cell, found, tuned[cell], target, step) for cell, found in members.items()}
-    order = sorted(made, key=lambda cell: _rank(made[cell], lower))
-    _against_the_best(plan, members, made, order, step)
-    out = []
-    for place, cell in enumerate(order, start=1):
-        made[cell]["note"] = note(made[cell])
-        out.append({"rank": place, **made[cell]})
+    made = [_row(shop, plan, cell, found, tuned[cell], target, step) for cell, found in members.items()]
+    made.sort(key=lambda row: (row["lr_at_edge"], *_rank(row, lower)))
+    out = [{"rank": None if row["lr_at_edge"] else place, **row} for place, row in enumerate(made, start=1)]
+    _against_the_best(out)
+    for row in out:
+        row["note"] = note(row)
     return out, target
 
 
@@ -51,25 +62,38 @@ def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned:
     steps = [shop.steps_to(m, plan.metric, target) for m in found]
     reached = median(steps)
     return {
-        "optimizer": label(cell[0]),
+        "cell": cell_name(plan, cell),
+        **cell_columns(cell),
         "lr": found[0].lr,
-        "batch_size": cell[1],
         "seeds": len(found),
         "diverged": sum(m.diverged for m in found),
         "metric": plan.metric,
-        "mean": _plain(mean),
+        "mean": plain(mean),
         "low": low,
         "high": high,
-        "values": [_plain(v) for v in values],
-        "test_mean": _plain(test_mean),
+        "at_seeds": [m.seed for m in found],
+        "values": [plain(v) for v in values],
+        "test_mean": plain(test_mean),
         "test_low": test_low,
         "test_high": test_high,
         "seconds": median([m.seconds for m in found]),
+        "target": plain(target),
+        "steps": [plain(s) for s in steps] if math.isfinite(target) else None,
         "steps_to_target": int(reached) if math.isfinite(reached) else None,
         "missed": sum(not math.isfinite(s) for s in steps),
+        "step": step,
+        "every": _every(found, steps),
         "lr_at_edge": tuned.at_edge,
         "trials": len(tuned.trials),
     }
+
+
+def _every(found: Sequence[Member], steps: Sequence[float]) -> float:
+    """Steps between two moments of judgement, where steps to the target were read at these; 0 where they were read between them."""
+    apart = [m.steps / m.epochs for m in found if m.epochs and not m.diverged]
+    if not apart or any(math.isfinite(s) and s % apart[0] for s in steps):
+        return 0.0
+    return float(apart[0])
 
 
 def _rank(row: dict[str, Any], lower: bool) -> tuple[float, float, float]:
@@ -77,31 +101,30 @@ def _rank(row: dict[str, Any], lower: bool) -> tuple[float, float, float]:
     return (row["diverged"] / row["seeds"], mean, row["seconds"])
 
 
-def _against_the_best(plan: Plan, members: dict[Cell, list[Member]], made: dict[Cell, dict], order: list[Cell], step: float) -> None:
-    """Write into every row how it stands to the first one, on the seeds that all rows have."""
-    if not order:
-        return
-    seeds = [s for s in plan.seeds if all(any(m.seed == s for m in found) for found in members.values())]
-    values = {str(cell): [next(m for m in members[cell] if m.seed == s).value(plan.metric) for s in seeds] for cell in order}
-    chances = all_pairs(values, step)
-    visible = _plain(smallest_visible(values, step)) if len(values) > 1 else None
-    best = order[0]
-    for cell in order:
-        row = made[cell]
+def _against_the_best(rows: list[dict[str, Any]]) -> None:
+    """Write into every row how it stands to the first one."""
+    ranked = [row for row in rows if row["rank"] is not None]
+    visible = plain(_visible(ranked)) if len(ranked) > 1 else None
+    against = {pair["b"]: pair for pair in differences(rows) if ranked and pair["a"] == ranked[0]["cell"]}
+    for row in rows:
+        pair = against.get(row["cell"])
         row["visible"] = visible
-        if cell == best:
-            row |= {"difference": 0.0, "difference_low": None, "difference_high": None, "p": None, "differs_from_best": "best"}
-            continue
-        both = [(a, b) for a, b in zip(values[str(cell)], values[str(best)], strict=True) if math.isfinite(a) and math.isfinite(b)]
-        gap = paired([a for a, _ in both], [b for _, b in both], step=step)
-        p = chances[frozenset((str(cell), str(best)))] if seeds else 1.0
-        row |= {
-            "difference": _plain(gap.mean),
-            "difference_low": gap.low,
-            "difference_high": gap.high,
-            "p": p,
-            "differs_from_best": "yes" if p <= LEVEL else "not shown",
-        }
+        row |= {"difference": None, "difference_low": None, "difference_high": None, "p": None, "differs_from_best": "not ranked"}
+        if pair is not None and pair["difference"] is not None:
+            row["difference"] = 0.0 - pair["difference"]
+        if pair is not None and pair["low"] is not None:
+            row |= {"difference_low": -pair["high"], "difference_high": -pair["low"]}
+        if row["rank"] is not None and pair is None:
+            row |= {"difference": 0.0, "differs_from_best": "best"}
+        elif row["rank"] is not None and pair is not None:
+            row |= {"p": pair["p"], "differs_from_best": "yes" if pair["p"] <= LEVEL else "not shown"}
+
+
+def _visible(rows: Sequence[dict[str, Any]]) -> float:
+    shared = [s for s in rows[0]["at_seeds"] if all(s in row["at_seeds"] for row in rows)]
+    held = {row["cell"]: dict(zip(row["at_seeds"], row["values"], strict=True)) for row in rows}
+    values = {cell: [math.nan if found[s] is None else found[s] for s in shared] for cell, found in held.items()}
+    return smallest_visible(values, rows[0]["step"], questions=1 if rows[0]["steps"] is None else 2)
 
 
 def auto_target(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]]) -> float:
@@ -122,45 +145,32 @@ def note(row: dict[str, Any]) -> str:
     if row["diverged"]:
         words.append(f"{row['diverged']} of {row['seeds']} diverged")
     if row["lr_at_edge"]:
-        words.append("learning rate at the edge of the search")
+        words.append(AT_EDGE)
     if row["seeds"] == 1:
         words.append("one seed: no interval")
     return "; ".join(words)
 
 
 def headline(rows: Sequence[dict[str, Any]], plan: Plan) -> str:
-    """The result in words.
+    """The result in words: what is shown of the metric, of the steps to the target, and on what these words rest.
 
     >>> headline([], None)
     'no member was finished'
     """
-    if not rows:
-        return "no member was finished"
-    several = len(plan.batch_sizes) > 1
-    names = [f"{row['optimizer']} at batch size {row['batch_size']}" if several else row["optimizer"] for row in rows]
-    first = rows[0]
-    if first["mean"] is None:
-        return "every run diverged; smaller learning rates are worth a try"
-    key = record.key(plan.metric)
-    seeds = first["seeds"]
-    spread = f" (95 % interval {first['low']:.4g} to {first['high']:.4g})" if first["low"] is not None else ""
-    text = f"{names[0]} has the best mean validation {key.label}, {first['mean']:.4g}{spread}, over {seeds} seed{'s' if seeds > 1 else ''}"
-    if len(rows) == 1:
-        return f"{text}; there is nothing to compare it with"
-    if seeds == 1:
-        return f"{text}; one seed shows no difference from the others, take three or more"
-    worse = [name for name, row in zip(names, rows, strict=True) if row["differs_from_best"] == "yes"]
-    pairs = len(rows) * (len(rows) - 1) // 2
-    if worse:
-        text += f"; shown to differ from it: {', '.join(worse)}"
-        rest = len(rows) - 1 - len(worse)
-        text += f"; not shown for the other {rest}" if rest else ""
-    else:
-        text += "; no difference from the others is shown"
-    text += f" (paired by seed, 5 % level over all {pairs} pairs)" if pairs > 1 else " (paired by seed, 5 % level)"
-    if len(worse) < len(rows) - 1 and first["visible"]:
-        text += f"; {seeds} seeds show differences from about {first['visible']:.2g} on, more seeds show smaller ones"
-    return text
+    pairs = differences(rows)
+    text = sentence(rows, pairs)
+    asked = [pair for pair in pairs if pair["p"] is not None and pair["n"] > 1]
+    if not asked or all(row["mean"] is None for row in rows):
+        return text
+    label = record.key(plan.metric).label
+    steps = steps_sentence(rows, pairs, math.nan if rows[0]["target"] is None else rows[0]["target"])
+    rests = [f"validation {label}, paired by seed", "95 % interval of each pair"]
+    if len(asked) > 1 or steps:
+        over = f"all {len(asked)} pairs" if len(asked) > 1 else "both questions" if steps else ""
+        rests.append(f"5 % level over {over}{f', asked for {label} and for steps' if steps and len(asked) > 1 else ''}")
+    if rows[0]["visible"] and any(pair["p"] > LEVEL for pair in asked):
+        rests.append(f"{max(pair['n'] for pair in asked)} seeds show differences from about {in_units(rows[0]['visible'], plan.metric)} on")
+    return f"{text}{f'. Steps: {steps}' if steps else ''} ({'; '.join(rests)})"
 
 
 def _within(metric: str, found: Interval) -> tuple[float, float | None, float | None]:
@@ -168,7 +178,3 @@ def _within(metric: str, found: Interval) -> tuple[float, float | None, float | 
     if record.key(metric).unit != "fraction" or found.low is None or found.high is None:
         return found.mean, found.low, found.high
     return found.mean, max(found.low, 0.0), min(found.high, 1.0)
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

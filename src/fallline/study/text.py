@@ -44,7 +44,7 @@ def ranking_text(result: "Result", plan: Plan) -> str:
         if 0 < row["missed"] < row["seeds"]:
             steps += f" ({row['missed']} missed)"
         table.add_row(
-            str(row["rank"]),
+            "-" if row["rank"] is None else str(row["rank"]),
             row["optimizer"],
             f"{row['lr']:.3g}",
             *([str(row["batch_size"])] if several else []),
