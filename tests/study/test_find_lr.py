@@ -44,7 +44,7 @@ def test_rates_are_sensible_on_digits(digits, name):
 def test_the_suggested_rate_trains_nearly_as_well_as_the_best_of_a_grid(digits):
     from fallline.record import Writer
     from fallline.study.models import fresh
-    from fallline.study.threads import fitting_threads
+    from fallline.training.threads import fitting_threads
 
     def loss_at(lr):
         model = fresh("mlp:64", digits.input_shape, 10, seed=5)

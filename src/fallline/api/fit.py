@@ -22,7 +22,7 @@ from fallline.api.names import check_names, loss_name
 from fallline.api.run import Run, residual_quantiles
 from fallline.losses import Custom, Loss, own_loss
 from fallline.record import MODEL_FILE, PIPELINE_FILE, RECORD_FILE, Reader, Writer, holds_run, read_info
-from fallline.study.threads import fitting_threads
+from fallline.training.threads import fitting_threads
 from fallline.training import Goal, Outcome, Settings, aim, train
 from fallline.training.checkpoint import load_tensors
 from fallline.training.checks import batch_rows, check, device_of

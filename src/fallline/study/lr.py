@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from fallline import data as data_
 from fallline import optim
 from fallline._core.seeds import stream
+from fallline.study.plain import HELD_ROWS, copied_optimizer, read_batches, starting_lr, step_flops
 from fallline.study.models import ModelLike, fresh
 from fallline.study.ramp import LRResult, Walk, range_test
-from fallline.study.threads import fitting_threads, is_small
+from fallline.training.threads import SMALL, fitting_threads, is_small
 from fallline.training import Settings, aim, outputs
 from fallline.training.checks import batch_rows, device_of
 from fallline.training.evaluate import mean_loss
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from fallline.losses import Loss
 
 MOST_ROWS = 4096  # of a mini-batch here: a full batch is stood for by that many rows drawn from it
-HELD_ROWS = 2048  # on which a trial is judged
+LONGEST = 400  # mini-batches of the longest trials, where a step is small
 STEPS = 100  # of a trial; as many as the run has, where it has fewer: at a large rate a few steps more or less decide
+LOOKS = 3  # measurements over the last steps of a trial
 SHORT, SHORT_ORDERS = 30, 5  # a run of fewer steps is at the mercy of the order of its rows: so many are tried, and the worst end counts
-THRIFTY = {"ramps": 2, "orders": 1}  # where a step is not small
+THRIFTY = {"ramps": 2, "orders": 1, "looks": 1}  # where a step is not small
 WIDER = 10.0  # how far the ramp goes beyond the optimizer's usual range on either side
 
 
@@ -60,7 +62,7 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
     preset, _ = optim.parse(settings.optimizer)
     rows, batch = len(data.train), batch_rows(settings, len(data.train))
     total = math.ceil(rows / batch) * settings.epochs
-    orders = {"orders": SHORT_ORDERS} if total < SHORT and batch < rows else {}
+    orders = {"orders": SHORT_ORDERS, "worst": True} if total < SHORT and batch < rows else {}
     batch = min(batch, MOST_ROWS)
     x, target = data.train.x, goal.targets(data.train.y)
     held = data.validation if len(data.validation) else data.train
@@ -98,6 +100,7 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
             return Walk(step, lambda: mean_loss(outputs(walker, held_x), held_target, there))
 
         low, high = preset.lr_range
+        small = is_small(model, batch)
         with fitting_threads(model, batch):
             return range_test(
                 begin,
@@ -105,7 +108,9 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
                 high=high * WIDER,
                 default=preset.default_lr,
                 steps=min(STEPS, total),
-                **(({} if is_small(model, batch) else THRIFTY) | orders),
+                total=total,
+                longest=LONGEST if small else STEPS,
+                **(({"looks": LOOKS} if small else THRIFTY) | orders),
             )
 
 
@@ -140,7 +145,7 @@ def kept_generators(*more: torch.Generator | None) -> Iterator[None]:
             generator.set_state(state)
 
 
-def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer: Any, *, device: str = "cpu", seed: int = 0) -> LRResult:
+def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer: Any, *, epochs: int = 10, device: str = "cpu", seed: int = 0) -> LRResult:
     """The same on plain torch: any module, any iterable of (x, y) batches, any `loss(output, y)`, any optimizer.
 
     Args:
@@ -154,12 +159,11 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
     Raises:
         FalllineError: no batch came, or the optimizer holds parameters that are not the model's.
     """
-    from fallline.study.plain import copied_optimizer, read_batches, starting_lr
-
     place = device_of(device)
     sampler = getattr(loader, "sampler", None)
     with kept_generators(getattr(loader, "generator", None), getattr(sampler, "generator", None)):
-        train, held = read_batches(loader, STEPS, place)
+        train, held = read_batches(loader, LONGEST, place)
+        total = (len(loader) if isinstance(loader, Sized) else len(train)) * epochs
         learns = isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None
         default = starting_lr(model, optimizer)
 
@@ -192,6 +196,17 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
 
             return Walk(step, measure)
 
+        small = step_flops(copy.deepcopy(model).to(place).train(), copy.deepcopy(loss).to(place) if learns else loss, train[0]) < SMALL
         size = len(train[0][0]) if hasattr(train[0][0], "__len__") else 1
         with fitting_threads(model, size):
-            return range_test(begin, low=default / 1e4, high=default * 1e4, default=default, points=150)
+            return range_test(
+                begin,
+                low=default / 1e4,
+                high=default * 1e4,
+                default=default,
+                points=150,
+                steps=min(STEPS, total),
+                total=total,
+                longest=LONGEST if small else STEPS,
+                **({"looks": LOOKS} if small else THRIFTY),
+            )

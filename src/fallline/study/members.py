@@ -14,7 +14,7 @@ from fallline._core.errors import FalllineError
 from fallline.record import Reader, Writer
 from fallline.study.models import ModelLike, fresh
 from fallline.study.plan import BatchSize, Plan, label
-from fallline.study.threads import fitting_threads
+from fallline.training.threads import fitting_threads
 from fallline.training import Settings, aim, train
 from fallline.training.checks import batch_rows
 

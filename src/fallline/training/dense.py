@@ -79,9 +79,16 @@ class _Dropout:
 
 
 def _part(layer: nn.Module, onednn: bool) -> "_Linear | _Activation | _Dropout | None":
-    aten = torch.ops.aten
     if isinstance(layer, nn.Linear):
         return _Linear(layer, onednn)
+    if isinstance(layer, nn.Dropout) and layer.p > 0 and layer.training:
+        return _Dropout(layer.p)
+    return activation(layer)
+
+
+def activation(layer: nn.Module) -> _Activation | None:
+    """The two directions of an activation, element by element; None for a layer that does nothing."""
+    aten = torch.ops.aten
     if isinstance(layer, nn.ReLU):
         return _Activation(torch.relu, lambda delta, out: aten.threshold_backward(delta, out, 0))
     if isinstance(layer, nn.Tanh):
@@ -93,8 +100,6 @@ def _part(layer: nn.Module, onednn: bool) -> "_Linear | _Activation | _Dropout |
         return _Activation(
             lambda a: nn.functional.leaky_relu(a, slope), lambda delta, a: aten.leaky_relu_backward(delta, a, slope, False), from_input=True
         )
-    if isinstance(layer, nn.Dropout) and layer.p > 0 and layer.training:
-        return _Dropout(layer.p)
     return None
 
 
@@ -149,16 +154,16 @@ def _watched(p: Tensor) -> bool:
     return bool(p._backward_hooks) or bool(getattr(p, "_post_accumulate_grad_hooks", None))
 
 
-def dense_stack(model: nn.Module, x: Tensor) -> DenseStack | None:
-    """A fast pass through `model`, or None where it is not a plain stack.
+def plain_layers(model: nn.Module, x: Tensor) -> list[nn.Module] | None:
+    """The layers behind the flattening of a plain stack, in order; None where the model is anything else.
 
     Args:
         model: what is trained.
         x: some rows of the training data.
     """
-    if torch.nn.modules.module._has_any_global_hook() or torch.is_autocast_enabled("cpu"):
+    if torch.nn.modules.module._has_any_global_hook() or torch.is_autocast_enabled(x.device.type):
         return None
-    if type(model) is not nn.Sequential or _hooked(model) or x.device.type != "cpu" or x.dtype not in {torch.float32, torch.float64}:
+    if type(model) is not nn.Sequential or _hooked(model) or x.dtype not in {torch.float32, torch.float64}:
         return None
     layers = _leaves(model)
     if layers is None or not layers:
@@ -174,4 +179,15 @@ def dense_stack(model: nn.Module, x: Tensor) -> DenseStack | None:
     held = [p for layer in layers for p in layer.parameters()]
     if not held or len({id(p) for p in held}) < len(held):  # no layer at all, or one that shares a parameter with another
         return None
-    return DenseStack([layer for layer in layers if type(layer) is not nn.Flatten], x.dtype)
+    return [layer for layer in layers if type(layer) is not nn.Flatten]
+
+
+def dense_stack(model: nn.Module, x: Tensor) -> DenseStack | None:
+    """A fast pass through `model`, or None where it is not a plain stack on the CPU.
+
+    Args:
+        model: what is trained.
+        x: some rows of the training data.
+    """
+    layers = plain_layers(model, x) if x.device.type == "cpu" else None
+    return None if layers is None else DenseStack(layers, x.dtype)

@@ -23,7 +23,7 @@ from fallline.training.stepping import keep_as_used
 from fallline.training.trained import load_state, state
 
 if TYPE_CHECKING:
-    from fallline.data import Data
+    from fallline.data import Data, Split
     from fallline.losses import Loss
 
 _JUDGED_ROWS = 1 << 13  # evenly spaced training rows on which the final model is judged; all validation and test rows are
@@ -157,13 +157,17 @@ def _work(session: Session, resume: bool, progress: bool) -> tuple[str, str]:
 def _judge(session: Session, test: bool) -> dict[str, dict[str, float]]:
     """Loss and metrics of the weights that are kept, recorded for the test rows."""
     data, goal, state = session.data, session.goal, session.state
-    train = data.train
-    learn_reading(session.model, train, goal)
-    if len(train) > _JUDGED_ROWS:
-        chosen = torch.linspace(0, len(train) - 1, _JUDGED_ROWS).long()
-        train = type(train)(train.x[chosen], train.y[chosen])
-    splits = {"train": train, "validation": data.validation, **({"test": data.test} if test else {})}
+    learn_reading(session.model, data.train, goal)
+    splits = {"train": judged_rows(data.train), "validation": data.validation, **({"test": data.test} if test else {})}
     metrics = {name: evaluate(session.model, split, goal) for name, split in splits.items() if len(split)}
     for key, value in metrics.get("test", {}).items():
         session.note(key, value, step=state.step, epoch=state.step / session.steps, split="test")
     return {name: {key: value if math.isfinite(value) else math.nan for key, value in found.items()} for name, found in metrics.items()}
+
+
+def judged_rows(train: "Split") -> "Split":
+    """The training rows that are judged at the end: all of them, or 8,192 that are evenly spaced."""
+    if len(train) <= _JUDGED_ROWS:
+        return train
+    chosen = torch.linspace(0, len(train) - 1, _JUDGED_ROWS).long()
+    return type(train)(train.x[chosen], train.y[chosen])

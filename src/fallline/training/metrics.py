@@ -44,6 +44,12 @@ def compute(goal: Goal, raw: Tensor, y: Tensor, *, auc_rows: int | None = None) 
         return _regression(seen, y.cpu()) if goal.task == "regression" else _classification(goal, seen, y.cpu(), auc_rows or len(y))
 
 
+def compute_each(goal: Goal, raw: Tensor, y: Tensor, *, auc_rows: int | None = None) -> list[dict[str, float]]:
+    """`compute` for several members: raw (R, N, outputs), y (N,) that they share or (R, N)."""
+    shared = y.ndim == 1
+    return [compute(goal, each, y if shared else y[i], auc_rows=auc_rows) for i, each in enumerate(raw)]
+
+
 def labels(goal: Goal, seen: Tensor) -> Tensor:
     """Class indices (N,) from what `Goal.predict` gives: the most likely class, the middle one of ordered ones, or a score's sign."""
     if goal.loss.output == "ordinal":

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 _GATHER_BYTES = 2 << 20  # rows gathered at once; more would fall out of the cache before it is used
 _GATHER_STEPS = 50
 _KEPT_OUTPUTS = 1 << 24  # numbers of the epoch's outputs kept for the training metrics
-_AUC_ROWS = 1 << 11  # of the epoch's last outputs go into the training ROC AUC, whose sorting would cost a tenth of a fast epoch
+AUC_ROWS = 1 << 11  # of the epoch's last outputs go into the training ROC AUC, whose sorting would cost a tenth of a fast epoch
 _POINTS = 200  # recorded points an epoch
 _APART = 1.0  # seconds between checkpoints at the ends of short epochs
-_EXPLODED = 1e4
-_SMALL = 1e-3
+EXPLODED = 1e4
+SMALL = 1e-3
 
 
 class Diverged(Exception):
@@ -231,7 +231,7 @@ class Session:
         mean = float(losses.mean())
         if math.isnan(self.state.start):
             self.state.start = float(losses[0])
-        limit = _EXPLODED * max(abs(self.state.start), _SMALL)
+        limit = EXPLODED * max(abs(self.state.start), SMALL)
         if math.isfinite(mean) and mean <= limit:
             return
         bad = ~torch.isfinite(losses)
@@ -269,7 +269,7 @@ class Session:
         loss = float((losses.sum() * self.batch - losses[-1] * short) / self.rows)
         self.note("loss", loss, step=step, epoch=epoch)
         if not self.goal.learns:
-            for key, value in compute(self.goal, tally.outputs, self.y[order[: self.kept]], auc_rows=_AUC_ROWS).items():
+            for key, value in compute(self.goal, tally.outputs, self.y[order[: self.kept]], auc_rows=AUC_ROWS).items():
                 self.note(key, value, step=step, epoch=epoch)
         self.note("seconds_per_step", spent / self.steps, step=step, epoch=epoch)
         self.note("examples_per_second", self.rows / max(spent, 1e-9), step=step, epoch=epoch)
@@ -298,7 +298,7 @@ class Session:
         """Learn how the outputs are to be read, where that is needed; the rows that this looks at give the training metrics."""
         seen = learn_reading(self.model, self.data.train, self.goal)
         if seen is not None and record:
-            for key, value in compute(self.goal, *seen, auc_rows=_AUC_ROWS).items():
+            for key, value in compute(self.goal, *seen, auc_rows=AUC_ROWS).items():
                 self.note(key, value, step=step, epoch=epoch)
 
     def _validate(self, *, step: int, epoch: float) -> float:

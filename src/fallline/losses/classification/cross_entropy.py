@@ -145,6 +145,20 @@ class CrossEntropy(Classwise):
             return value, aten._log_softmax_backward_data(slope, log_p, 1, input.dtype)
 
     @override
+    def quick_slopes(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """As `quick_slope`, for input (R, N, classes)."""
+        unusual = self.class_weight is not None or self.label_smoothing or not self._all_count
+        if unusual or target.is_floating_point() or input.ndim != 3 or input.dtype not in {torch.float32, torch.float64}:
+            return super().quick_slopes(input, target)
+        with torch.no_grad():
+            members, rows, _ = input.shape
+            chosen = target.reshape(members, rows, 1)
+            slope = torch.log_softmax(input, 2)
+            value = slope.gather(2, chosen).sum((1, 2)).div_(-rows)
+            slope.exp_().scatter_add_(2, chosen, slope.new_full((1, 1, 1), -1.0).expand_as(chosen)).div_(rows)
+            return value, slope
+
+    @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
         soft = target.is_floating_point()
         if soft:

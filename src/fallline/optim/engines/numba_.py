@@ -242,7 +242,7 @@ class Plan:
 
     def _count(self) -> int:
         """Threads for the next kernel: as torch is set now; one for a small plan, and for parameters that overlap (they would race)."""
-        return torch.get_num_threads() if self._large and self._apart and not _forked else 1
+        return threads_for(PARALLEL_FROM) if self._large and self._apart else 1
 
     def _threads(self) -> None:
         count = self._count()
@@ -251,19 +251,39 @@ class Plan:
             if crossed:
                 self.bind()
         if count > 1:
-            _use_threads(count)
+            use_threads(count)
 
     def _call(self, kernel: Callable[..., None], *arguments: Any) -> None:
-        """Run a kernel over the chunks; one at a time where numba's threads are of the layer that bears no more."""
-        global _shared  # noqa: PLW0603
-        if self.threads == 1 or _shared:
-            kernel(self.chunks, self.pointers, *arguments)
-            return
-        import numba
+        run(kernel, self.threads, self.chunks, self.pointers, *arguments)
 
-        with _one:
-            kernel(self.chunks, self.pointers, *arguments)
-            _shared = numba.threading_layer() != "workqueue"
+
+def run(kernel: Callable[..., None], threads: int, *arguments: Any) -> None:
+    """Run a kernel on so many threads; one at a time where numba's threads are of the layer that bears no more."""
+    global _shared  # noqa: PLW0603
+    if threads == 1 or _shared:
+        kernel(*arguments)
+        return
+    import numba
+
+    with _one:
+        kernel(*arguments)
+        _shared = numba.threading_layer() != "workqueue"
+
+
+def threads_for(elements: int) -> int:
+    """Threads for a kernel over so many elements: as torch is set now; one where waking a second costs more than it saves."""
+    return torch.get_num_threads() if elements >= PARALLEL_FROM and not _forked else 1
+
+
+def kernel_of(rule: Any, flags: Any, before: Any, dtype: torch.dtype, threads: int) -> Callable[..., None]:
+    """The compiled step of a rule of one pass, without measurements: `(chunks, pointers, numbers, out)`."""
+    from fallline.optim.engines.source import Form
+
+    if threads > 1:
+        use_threads(threads)
+    return _kernel(
+        (rule, tuple(sorted(flags.items())), tuple(before.items()), Form(_kind(dtype), _kind(dtype))), threads > 1, False, False, False
+    )
 
 
 def _apart(params: list[Tensor]) -> bool:
@@ -279,7 +299,8 @@ def _apart(params: list[Tensor]) -> bool:
     return bool((ends[order][:-1] <= begins[order][1:]).all())
 
 
-def _use_threads(count: int) -> None:
+def use_threads(count: int) -> None:
+    """Have numba use so many threads from now on."""
     import numba
 
     limit = min(count, numba.config.NUMBA_NUM_THREADS)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,93 @@
+"""The weights of many models of one shape, each name one tensor with the members along its first axis.
+
+    values["0.weight"]  (R, out, in)        grads["0.weight"]  (R, out, in)        buffers["1.running_mean"]  (R, features)
+
+A member's weights are views, so that an optimizer of its own can step them, and its model can be taken out at any time.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fallline._core.errors import FalllineError
+
+
+class Stack:
+    """R models of one shape.
+
+    Args:
+        models: of the same layers; nothing of them is changed or kept.
+        device: where the stack lies.
+
+    Raises:
+        FalllineError: models whose parameters or buffers differ in name, shape or dtype.
+
+    >>> stack = Stack([nn.Linear(3, 2), nn.Linear(3, 2)])
+    >>> stack.values["weight"].shape, len(stack)
+    (torch.Size([2, 2, 3]), 2)
+    """
+
+    def __init__(self, models: Sequence[nn.Module], device: torch.device | str = "cpu") -> None:
+        first = _shapes(models[0])
+        for place, model in enumerate(models):
+            here = _shapes(model)
+            if here != first:
+                name = next(n for n in {**first, **here} if first.get(n) != here.get(n))
+                raise FalllineError(
+                    f"members of a population have models of one shape, but '{name}' is {here.get(name, 'absent')} in member {place} "
+                    f"and {first.get(name, 'absent')} in member 0."
+                )
+        self.template = copy.deepcopy(models[0]).to(device)
+        for p in self.template.parameters():
+            p.grad = None
+        named = [dict(model.named_parameters()) for model in models]
+        held = [dict(model.named_buffers()) for model in models]
+        self.values = {n: _stacked([each[n] for each in named], device) for n, p in named[0].items() if p.requires_grad}
+        self.fixed = {n: _stacked([each[n] for each in named], device) for n, p in named[0].items() if not p.requires_grad}
+        self.buffers = {n: _stacked([each[n] for each in held], device) for n in held[0]}
+        self.persistent = frozenset(self.template.state_dict())
+        self.grads: dict[str, Tensor] = {n: torch.zeros_like(v) for n, v in self.values.items()}
+
+    def __len__(self) -> int:
+        return len(next(iter({**self.values, **self.fixed, **self.buffers}.values())))
+
+    @property
+    def everything(self) -> dict[str, Tensor]:
+        """Values, fixed weights and buffers, by name."""
+        return {**self.values, **self.fixed, **self.buffers}
+
+    def copy(self, chosen: Tensor | None = None) -> dict[str, Tensor]:
+        """A copy of what a checkpoint of each member would hold, of the members `chosen` (indices) or of all."""
+        held = {n: t for n, t in self.everything.items() if n in self.persistent}
+        return {n: t.clone() if chosen is None else t[chosen] for n, t in held.items()}
+
+    def take(self, chosen: Tensor) -> None:
+        """Keep only the members `chosen` (indices, in their order); addresses change."""
+        for held in (self.values, self.fixed, self.buffers, self.grads):
+            for name in held:
+                held[name] = held[name][chosen].contiguous()
+
+    def swap(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Put stacked `state`, as `copy` gives it, in the place of what is there, which is returned."""
+        before: dict[str, Tensor] = {}
+        for held in (self.values, self.fixed, self.buffers):
+            for name in held.keys() & state.keys():
+                before[name], held[name] = held[name], state[name]
+        return before
+
+    def module(self, member: int, state: dict[str, Tensor] | None = None) -> nn.Module:
+        """The model of one member, as a module of its own; from stacked `state` where that is given."""
+        model = copy.deepcopy(self.template)
+        model.load_state_dict({n: t[member] for n, t in (self.everything if state is None else state).items() if n in self.persistent})
+        return model
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[object, ...]]:
+    named = {n: (tuple(p.shape), p.dtype, p.requires_grad) for n, p in model.named_parameters()}
+    return {**named, **{n: (tuple(b.shape), b.dtype) for n, b in model.named_buffers()}}
+
+
+def _stacked(tensors: Sequence[Tensor], device: torch.device | str) -> Tensor:
+    return torch.stack([t.detach() for t in tensors]).to(device).contiguous()

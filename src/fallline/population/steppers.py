@@ -1,0 +1,268 @@
+"""The step of every member by its own rule, rate and schedule.
+
+    Table   rules of one element each: one compiled pass over a table of chunks, a row of numbers for every kind of member (on other
+            devices than the CPU, and without numba, the rule's text over the stacked tensors)
+    Each    everything else (matrix rules, wrappers, averages): a real optimizer a member, over views into the stack
+
+A member's step is the step of its optimizer alone: the same text, the same numbers, the same order of operations.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fallline import optim
+from fallline.optim.engines.numba_ import CHUNK, KINDS, kernel_of, run, threads_for
+from fallline.optim.engines.torch_ import update
+from fallline.optim.optimizer import RuleOptimizer
+from fallline.optim.plan import Row
+from fallline.optim.rule import Rule
+from fallline.optim.states import first
+from fallline.population.stack import Stack
+from fallline.training.settings import Settings
+from fallline.training.stepping import as_used, bare_step
+
+Rates = Callable[[int], float]
+
+
+class Head:
+    """Members that are stepped by the same numbers: same optimizer, rate and schedule.
+
+    Args:
+        optimizer: of a parameter of no size, which holds the settings.
+        lr: its rate at any step.
+    """
+
+    def __init__(self, optimizer: RuleOptimizer, lr: Rates) -> None:
+        self.optimizer, self.lr = optimizer, lr
+        self.group = optimizer.param_groups[0]
+        self.rule = optimizer.rule
+        settings = optimizer.settings_for(self.rule, self.group)
+        self.flags, self.before = optimizer._switches(self.rule, self.group)
+        carried = {k: float(start(settings)) for k, start in self.rule.carried.items()}
+        self.row = Row(self.rule, settings, 0, 0, carried)
+
+    def numbers(self, step: int) -> tuple[float, ...]:
+        """The numbers of step `step` (0 is the first), without clipping."""
+        self.group["lr"] = self.lr(step)
+        row = self.row
+        _, row.group, numbers, row.carried = self.optimizer._counted(row, 1.0)
+        row.step += 1
+        return numbers
+
+
+def fits(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the table can step members of this optimizer."""
+    kind = type(optimizer)
+    if not isinstance(optimizer, RuleOptimizer) or kind.step is not RuleOptimizer.step or kind.rule_for is not RuleOptimizer.rule_for:
+        return False
+    if not isinstance(optimizer.rule, Rule) or optimizer.rule.last is not None or hasattr(kind, "eval"):
+        return False
+    group = optimizer.param_groups[0]
+    return optimizer.state_bits == 32 and not group["differentiable"] and optimizer.engine in {"auto", "numba", "torch"}
+
+
+class _Bucket:
+    """Members of a table that one kernel steps; `members` are their places in the stack, ascending."""
+
+    def __init__(self, stack: Stack, members: np.ndarray, heads: list[Head], head_of: np.ndarray) -> None:
+        self.members, self.heads, self.head_of = members, heads, head_of
+        head = heads[0]
+        self.rule, self.flags, self.before = head.rule, head.flags, head.before
+        assert isinstance(self.rule, Rule)
+        self.names = [s.name for s in self.rule.active(self.flags)]
+        self.clip = np.array([heads[h].optimizer.clip_norm or 0.0 for h in head_of])
+        self.slack = np.array([0.0 if heads[h].group["like"] in ("keras", "optax") else 1e-6 for h in head_of])
+        whole = torch.as_tensor(members, device=next(iter(stack.values.values())).device)
+        self.state = {
+            n: {s.name: _first(s.initial, v[whole], heads, head_of) for s in self.rule.active(self.flags)} for n, v in stack.values.items()
+        }
+        self.bind(stack)
+
+    def bind(self, stack: Stack) -> None:
+        """Look where everything lies."""
+        self.compiled = all(v.device.type == "cpu" and v.dtype in KINDS for v in stack.values.values()) and all(
+            h.optimizer.engine != "torch" for h in self.heads
+        )
+        self.compiled = self.compiled and len({v.dtype for v in stack.values.values()}) == 1
+        if not self.compiled:
+            return
+        count = len(self.members)
+        sizes = [v[0].numel() for v in stack.values.values()]
+        self.width = [v.element_size() * size for v, size in zip(stack.values.values(), sizes, strict=True)]
+        chunks = []
+        for t, size in enumerate(sizes):
+            for start in range(0, size, CHUNK):
+                part = np.zeros((count, 4), dtype=np.int64)
+                part[:, 0], part[:, 1] = t * count + np.arange(count), start
+                part[:, 2], part[:, 3] = min(CHUNK, size - start), np.arange(count) if self.clip.any() else self.head_of
+                chunks.append(part)
+        table = np.concatenate(chunks)
+        self.chunks = np.ascontiguousarray(table[np.argsort(table[:, 0] % count, kind="stable")])  # a member's tensors one after another
+        self.pointers = np.zeros((len(sizes) * count, 2 + len(self.names)), dtype=np.int64)
+        order = np.arange(count)
+        for t, (name, v) in enumerate(stack.values.items()):
+            rows = slice(t * count, (t + 1) * count)
+            self.pointers[rows, 0] = v.data_ptr() + self.members * self.width[t]
+            for k, kept in enumerate(self.names):
+                self.pointers[rows, 2 + k] = self.state[name][kept].data_ptr() + order * self.width[t]
+        dtype = next(iter(stack.values.values())).dtype
+        self.threads = threads_for(sum(sizes) * count)
+        self.kernel = kernel_of(self.rule, self.flags, self.before, dtype, self.threads)
+        self.out = np.zeros((len(self.chunks), 1))
+
+    def step(self, stack: Stack, numbers: list[tuple[float, ...]]) -> None:
+        """One step of every member."""
+        table = np.array(numbers)
+        if self.clip.any():
+            table = table[self.head_of]
+            table[:, 0] = self._scales(stack)
+        if not self.compiled:
+            self._by_text(stack, table)
+            return
+        count = len(self.members)
+        for t, name in enumerate(stack.values):
+            self.pointers[t * count : (t + 1) * count, 1] = stack.grads[name].data_ptr() + self.members * self.width[t]
+        run(self.kernel, self.threads, self.chunks, self.pointers, table, self.out)
+
+    def _scales(self, stack: Stack) -> np.ndarray:
+        """What each member's gradient is multiplied by, so that its norm is at most `clip_norm`; 1 where that is not finite."""
+        whole = torch.as_tensor(self.members)
+        squares = sum(g.flatten(1)[whole.to(g.device)].double().square().sum(1) for g in stack.grads.values())
+        assert isinstance(squares, Tensor)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = self.clip / (np.sqrt(squares.cpu().numpy()) + self.slack)
+        return np.where(scale >= 1.0, 1.0, scale)
+
+    def _by_text(self, stack: Stack, table: np.ndarray) -> None:
+        rows = table if self.clip.any() else table[self.head_of]
+        for name, v in stack.values.items():
+            whole = torch.as_tensor(self.members, device=v.device)
+            shape = (-1, *[1] * (v.ndim - 1))
+            numbers = tuple(torch.as_tensor(column, dtype=v.dtype, device=v.device).view(shape) for column in rows.T)
+            new, kept, _ = update(self.rule, self.flags, self.before, v[whole], stack.grads[name][whole], self.state[name], numbers)  # pyright: ignore[reportArgumentType]
+            v[whole] = new
+            self.state[name].update(kept)
+
+    def take(self, stack: Stack, kept: np.ndarray, places: np.ndarray) -> None:
+        """Keep of the members those at `kept` (indices into `members`), which now stand at `places` of the stack."""
+        for held in self.state.values():
+            for name in held:
+                held[name] = held[name][torch.as_tensor(kept, device=held[name].device)].contiguous()
+        self.members, self.clip, self.slack = places, self.clip[kept], self.slack[kept]
+        used = np.unique(self.head_of[kept])
+        self.head_of = np.searchsorted(used, self.head_of[kept])
+        self.heads = [self.heads[i] for i in used]
+        self.bind(stack)
+
+
+def _first(initial: str | None, p: Tensor, heads: Sequence[Head], head_of: np.ndarray) -> Tensor:
+    """Stacked state before the first step, which may begin at a number of each member's own."""
+    if initial is None or initial == "p":
+        return first(initial, p, heads[0].group)
+    out = torch.empty_like(p)
+    for i, h in enumerate(head_of):
+        out[i] = float(heads[h].group[initial])
+    return out
+
+
+class Steppers:
+    """Steps all members of a stack.
+
+    Args:
+        stack: the members' weights and gradients.
+        settings: of each member; `optimizer`, `lr`, `weight_decay`, `clip_norm` and `engine` are read.
+        rates: of each member: its learning rate at a step (0 is the first).
+        alike: for each member what tells its rates from those of others; members of one key share their rates.
+    """
+
+    def __init__(self, stack: Stack, settings: Sequence[Settings], rates: Sequence[Rates], alike: Sequence[Any]) -> None:
+        self.stack, self.rates = stack, list(rates)
+        heads: dict[Any, Head] = {}
+        keys: list[Any] = []
+        self.each: dict[int, torch.optim.Optimizer] = {}
+        self.seconds = np.zeros(len(settings))
+        for member, chosen in enumerate(settings):
+            key = (chosen.optimizer, chosen.lr, chosen.weight_decay, chosen.clip_norm, chosen.engine, alike[member])
+            if key not in heads:
+                made = _build(chosen, [("weight", torch.nn.Parameter(torch.zeros(0)))])
+                if not fits(made):
+                    self.each[member] = _build(chosen, self._views(member))
+                    keys.append(None)
+                    continue
+                assert isinstance(made, RuleOptimizer)
+                heads[key] = Head(made, rates[member])
+            keys.append(key)
+        groups: dict[Any, list[int]] = {}
+        for member, key in enumerate(keys):
+            if key is not None:
+                head = heads[key]
+                kind = (head.rule, tuple(head.flags.items()), tuple(head.before.items()), head.optimizer.engine)
+                groups.setdefault(kind, []).append(member)
+        self.buckets = []
+        for members in groups.values():
+            mine = list(dict.fromkeys(keys[m] for m in members))
+            head_of = np.array([mine.index(keys[m]) for m in members])
+            self.buckets.append(_Bucket(stack, np.array(members), [heads[k] for k in mine], head_of))
+
+    def _views(self, member: int) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(n, torch.nn.Parameter(v[member])) for n, v in self.stack.values.items()]
+
+    def step(self, at: int) -> None:
+        """One step of every member; `at` steps were made before."""
+        for bucket in self.buckets:
+            began = time.perf_counter()
+            bucket.step(self.stack, [head.numbers(at) for head in bucket.heads])
+            self.seconds[bucket.members] += (time.perf_counter() - began) / len(bucket.members)
+        for member, optimizer in self.each.items():
+            began = time.perf_counter()
+            lr = self.rates[member](at)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+                for p, g in zip(group["params"], self.stack.grads.values(), strict=True):
+                    p.grad = g[member]
+            bare_step(optimizer)()
+            self.seconds[member] += time.perf_counter() - began
+
+    @contextmanager
+    def as_used(self) -> Iterator[None]:
+        """With the weights that are meant to be used, where an optimizer keeps averages."""
+        with ExitStack() as stack:
+            for optimizer in self.each.values():
+                stack.enter_context(as_used(optimizer))
+            yield
+
+    def take(self, kept: Sequence[int]) -> None:
+        """Keep the members `kept` (ascending); the stack has done so already."""
+        place = {old: new for new, old in enumerate(kept)}
+        self.rates, self.seconds = [self.rates[i] for i in kept], self.seconds[list(kept)]
+        for bucket in self.buckets:
+            mine = [k for k, m in enumerate(bucket.members) if int(m) in place]
+            if mine:
+                bucket.take(self.stack, np.array(mine), np.array([place[int(bucket.members[k])] for k in mine]))
+            else:
+                bucket.members = np.array([], dtype=np.int64)
+        self.buckets = [b for b in self.buckets if len(b.members)]
+        self.each = {place[m]: optimizer for m, optimizer in self.each.items() if m in place}
+        for member, optimizer in self.each.items():
+            for group in optimizer.param_groups:
+                for p, v in zip(group["params"], self.stack.values.values(), strict=True):
+                    p.data = v[member]
+
+
+def _build(chosen: Settings, named: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
+    assert chosen.lr != "auto"
+    return optim.build(
+        chosen.optimizer,
+        named,
+        lr=float(chosen.lr),
+        weight_decay=chosen.weight_decay,
+        clip_norm=chosen.clip_norm,
+        engine=chosen.engine,
+        nonfinite="allow",
+    )

@@ -1,0 +1,164 @@
+"""Train many members: grouped by what they share, in blocks of the size that is fastest, one by one where a population is not possible."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from fallline._core.errors import FalllineError
+from fallline.population.blocks import block_size
+from fallline.population.crew import Crew, Stopped, shape_of
+from fallline.population.member import Job, Result
+from fallline.population.noise import Unstackable
+from fallline.record import Writer
+from fallline.training.checks import batch_rows, device_of
+from fallline.training.goal import Goal, aim
+from fallline.training.loop import train
+from fallline.training.settings import Settings
+from fallline.training.threads import fitting_threads
+
+if TYPE_CHECKING:
+    from fallline.data import Data
+    from fallline.losses import Loss
+
+Maker = Callable[[Settings, Goal], nn.Module]
+
+
+@dataclass
+class Block:
+    """Jobs that are trained together; `alone` says why, where each is trained by itself."""
+
+    jobs: list[Job]
+    goal: Goal
+    alone: str = ""
+
+
+@dataclass
+class Population:
+    """Jobs on the same rows, cut into blocks.
+
+    Args:
+        make: gives the untrained model of a member from its settings and goal.
+        data: rows.
+        loss: a loss object in place of the settings' name.
+        together: False trains every member by itself.
+        sizes: members in a block, by the number of the group; filled in as they are measured, so that a resumed study can give them back.
+    """
+
+    make: Maker
+    data: "Data"
+    loss: "Loss | None" = None
+    together: bool = True
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def blocks(self, jobs: Sequence[Job]) -> list[Block]:
+        """The jobs in blocks: a pure function of the jobs and the sizes.
+
+        Raises:
+            FalllineError: settings that do not fit the data.
+        """
+        groups: dict[Settings, list[Job]] = {}
+        for job in jobs:
+            groups.setdefault(shape_of(job.settings), []).append(job)
+        out: list[Block] = []
+        for shape, mine in groups.items():
+            goal = aim(self.data, shape, copy.deepcopy(self.loss))
+            size, alone = self._size(shape, mine, goal)
+            ordered = sorted(mine, key=lambda job: job.settings.epochs)  # those that end together stand together
+            out += [Block(ordered[at : at + size], goal, alone) for at in range(0, len(ordered), size)]
+        return out
+
+    def _size(self, shape: Settings, jobs: list[Job], goal: Goal) -> tuple[int, str]:
+        words = self._obstacle(goal)
+        if words or len(jobs) == 1:
+            return 1, words
+        key = repr(shape)
+        device, batch = device_of(shape.device), batch_rows(shape, len(self.data.train))
+        model = self.make(jobs[0].settings, goal).to(device)
+        x, target = self.data.train.x[:batch].to(device), goal.targets(self.data.train.y[:batch]).to(device)
+        try:
+            found = self.sizes.get(key) or block_size(model, x, target, goal.loss.to(device), jobs[0].settings, members=len(jobs))
+        except Unstackable as why:
+            return 1, str(why)
+        self.sizes[key] = found
+        return found, ""
+
+    def _obstacle(self, goal: Goal) -> str:
+        """Why the members cannot be trained together whatever the model is; empty where nothing stands in the way."""
+        if not self.together:
+            return "each member by itself was asked for"
+        if next(goal.loss.parameters(), None) is not None:
+            return f"the loss {goal.loss.name} has parameters of its own"
+        if goal.learns or goal.together or not goal.loss.separate:
+            return f"the loss {goal.loss.name} compares the examples of a batch"
+        return ""
+
+    def run(
+        self,
+        block: Block,
+        writer: Writer,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        tick: Callable[[int, float], None] = lambda steps, loss: None,
+        keep_models: bool = False,
+    ) -> list[Result] | None:
+        """Train one block; None where the user stopped it, and then nothing of it is of use."""
+        if block.alone or len(block.jobs) == 1:
+            return self._one_by_one(block, writer, stop, tick, keep_models)
+        models = [self.make(job.settings, block.goal) for job in block.jobs]
+        try:
+            crew = Crew(block.jobs, models, self.data, block.goal, writer, stop=stop, tick=tick, keep_models=keep_models)
+            return crew.train()
+        except Stopped:
+            return None
+        except Unstackable as why:
+            return self._one_by_one(Block(block.jobs, block.goal, str(why)), writer, stop, tick, keep_models)
+
+    def _one_by_one(
+        self, block: Block, writer: Writer, stop: Callable[[], bool], tick: Callable[[int, float], None], keep_models: bool
+    ) -> list[Result] | None:
+        out: list[Result] = []
+        for job in block.jobs:
+            goal = aim(self.data, job.settings, copy.deepcopy(self.loss))
+            model = self.make(job.settings, goal)
+            marks: dict[int, dict[str, float]] = {}
+
+            def ask() -> bool:
+                tick(1, float("nan"))
+                return stop()
+
+            def mark(epoch: int, _: dict[str, float], job: Job = job, model: nn.Module = model, goal: Goal = goal) -> None:
+                if epoch in job.marks:
+                    from fallline.training.evaluate import evaluate
+
+                    marks[epoch] = evaluate(model, self.data.test, goal)
+
+            with fitting_threads(model, batch_rows(job.settings, len(self.data.train))):
+                outcome = train(
+                    model,
+                    self.data,
+                    job.settings,
+                    writer=writer,
+                    progress=False,
+                    stop=ask,
+                    goal=goal,
+                    run=job.run,
+                    test=job.test,
+                    each_epoch=mark if job.marks else None,
+                )
+            if outcome.status == "interrupted":
+                return None
+            out.append(Result(job, outcome, marks, 1, block.alone, model if keep_models else None))
+        return out
+
+    def train(
+        self, jobs: Sequence[Job], writer: Writer, *, stop: Callable[[], bool] = lambda: False, keep_models: bool = False
+    ) -> Iterator[Result]:
+        """Train all jobs, block by block; results as they come, fewer where the user stops."""
+        for block in self.blocks(jobs):
+            found = self.run(block, writer, stop=stop, keep_models=keep_models)
+            if found is None:
+                return
+            yield from found
