@@ -24,7 +24,8 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Args:
         rows: of `ranking.table`. Read are `cell` (its name), `rank` (None: not ranked), `at_seeds`, `values` (of the metric, None:
-            diverged), `steps` (to the target, None: missed; None for all: no target), `step` and `every` (see `paired` and `steps_ratio`).
+            diverged), `steps` (to the target, None: missed; None for all: no target), `ran` (steps that the runs took in all), `step`
+            and `every` (see `paired` and `steps_ratio`).
 
     Returns:
         One dict for each pair: `a`, `b` (names of cells), `n` (seeds that both have), `difference` (mean of a - b in the metric's own
@@ -35,7 +36,7 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         `steps_ratio`; None: no target), `faster` (the name of a or b that `ratio_p` favours; None: neither), `diverged` and `missed`
         ([of a, of b], on the shared seeds).
 
-    >>> row = {"rank": 1, "at_seeds": [0, 1, 2], "steps": None, "step": 0.0, "every": 0.0}
+    >>> row = {"rank": 1, "at_seeds": [0, 1, 2], "steps": None, "ran": [9, 9, 9], "step": 0.0, "every": 0.0}
     >>> found = differences([{**row, "cell": "a", "values": [3.0, 4.0, 5.0]}, {**row, "cell": "b", "values": [1.0, 2.1, 3.0]}])
     >>> found[0]["a"], found[0]["b"], round(found[0]["difference"], 2), round(found[0]["p"], 4)
     ('a', 'b', 1.97, 0.0003)
@@ -48,7 +49,8 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ratio = None
         if one["steps"] is not None and two["steps"] is not None:
             x, y = ([max(v, 1.0) for v in _at(row, "steps", seeds, math.inf)] for row in (one, two))  # a start at the target is a step
-            ratio = steps_ratio(x, y, every=max(one["every"], two["every"]))
+            ran = [_at(row, "ran", seeds, 1.0) for row in (one, two)]
+            ratio = steps_ratio(x, y, every=max(one["every"], two["every"]), ran=(ran[0], ran[1]))
         pair = _pair(one["cell"], two["cell"], a, b, one["step"], verdict, ratio)
         made.append(pair)
         if one["rank"] is not None and two["rank"] is not None:

@@ -27,11 +27,12 @@ def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: 
     """The rows, ranked ones first, and the target that steps are counted to (NaN where there is none).
 
     `differences`, `study_profiles` and `headline` are functions of these rows alone. A row holds `rank` (None: not ranked), `cell` (its
-    name), `optimizer`, `batch_size` (and `loss`, `schedule` where cells have them), `lr`, `seeds` (how many), `at_seeds` (which), `metric`,
-    `values` and `steps` (one for each seed; None: diverged, or missed; `steps` is None where there is no target), `step` and `every`
-    (the smallest amounts by which the two can move), `target`, `steps_to_target` (middle seed), `missed`, `diverged`, `mean`, `low`,
-    `high`, `test_mean`, `test_low`, `test_high`, `seconds`, `lr_at_edge`, `trials`, how it stands to the first row (`difference`,
-    `difference_low`, `difference_high`, `p`, `differs_from_best`: "best", "yes", "not shown", "not ranked"), `visible` and `note`.
+    name), `optimizer`, `batch_size` (and `loss`, `schedule` where cells have them), `lr`, `seeds` (how many), `at_seeds` (which),
+    `metric`, `values` and `steps` (one for each seed; None: diverged, or missed; `steps` is None where there is no target), `ran` (steps
+    that each run took in all), `step` and `every` (the smallest amounts by which `values` and `steps` can move), `target`,
+    `steps_to_target` (middle seed), `missed`, `diverged`, `mean`, `low`, `high`, `test_mean`, `test_low`, `test_high`, `seconds`,
+    `lr_at_edge`, `trials`, how it stands to the first row (`difference`, `difference_low`, `difference_high`, `p`, `differs_from_best`:
+    "best", "yes", "not shown", "not ranked"), `visible` and `note`.
 
     Args:
         shop: whose record holds the members.
@@ -79,6 +80,7 @@ def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned:
         "seconds": median([m.seconds for m in found]),
         "target": plain(target),
         "steps": [plain(s) for s in steps] if math.isfinite(target) else None,
+        "ran": [m.steps for m in found],
         "steps_to_target": int(reached) if math.isfinite(reached) else None,
         "missed": sum(not math.isfinite(s) for s in steps),
         "step": step,

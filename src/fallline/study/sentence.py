@@ -235,13 +235,9 @@ def _steps_words(found: Claim | Order, names: Sequence[str]) -> str:
         behind = [f"{listed(c.losers)} ({_times(c)})" for c in found.leads]
         return f"each needs fewer steps than all that follow: {', then '.join([listed(found.groups[0]), *behind])}"
     losers, winners = _others(found.losers, found.winners, names), listed(found.winners)
-    if found.by == "missed":
-        return f"{losers} miss{'es' if _s(found.losers, losers) else ''} it more often than {winners}"
-    return (
-        f"{losers} need{_s(found.losers, losers)} {_times(found)} as {winners}"
-        if found.low
-        else (f"{losers} need{_s(found.losers, losers)} more steps than {winners}")
-    )
+    if found.by == "ranks":
+        return f"{losers} get{_s(found.losers, losers)} there later or less often than {winners}"
+    return f"{losers} need{_s(found.losers, losers)} {_times(found)} {'than' if found.low is None else 'as'} {winners}"
 
 
 def _times(found: Claim) -> str:

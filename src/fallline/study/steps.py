@@ -1,13 +1,15 @@
 """How many times as many steps one optimizer needs to reach a target as another, from paired seeds, where some runs never reach it.
 
     no run missed:    exp(mean d ± t(1 − α/2, n − 1) · s / √n),  dᵢ = log aᵢ − log bᵢ
-    some missed:      Wilcoxon's signed ranks of dᵢ ∈ [−∞, ∞]; the interval between two ordered Walsh averages (dᵢ + dⱼ)/2, i ≤ j
+    some missed:      Wilcoxon's signed ranks of dᵢ ∈ [−∞, ∞]; the interval between two ordered Walsh averages (dᵢ + dⱼ)/2, i ≤ j,
+                      the lower one of the smallest d that may be, the upper one of the largest
 
 A run that missed the target took infinitely many steps: it is never left out, and never put in at the last step that was tried. Ranks need
 no distance, so d = ∞ is simply the largest; the chances of the rank sum are exact (all 2ⁿ signs, counted by convolution, ties by middle
 ranks; two runs that both missed are alike, d = 0, and say nothing). Five signed ranks can never fall below p = 2/2⁵ = 0.06; therefore
 Wilcoxon's rank sum of all 2n runs, which takes no heed of the pairs, is tested as well (2/C(10, 5) = 0.008), exactly, and the smaller
 p-value is doubled for having looked twice. It holds its level for pairs that share a seed: what they share can only bring them together.
+A run that was given up after `ran` steps needs more than these, at most infinitely many; the interval holds for all that lies between.
 
 Steps are read at moments of judgement, `every` steps apart. Then two runs may agree by luck; the deviation of d is never taken as smaller
 than what such rounding alone explains: every/√6 over the mean number of steps.
@@ -48,7 +50,14 @@ class Ratio(NamedTuple):
     missed: tuple[int, int] = (0, 0)
 
 
-def steps_ratio(a: Sequence[float], b: Sequence[float], *, level: float = 0.95, every: float = 0.0) -> Ratio:
+def steps_ratio(
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    level: float = 0.95,
+    every: float = 0.0,
+    ran: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Ratio:
     """How many times as many steps a needs as b, its interval, and the chance `p` of so large a ratio if both need the same.
 
     Args:
@@ -56,6 +65,8 @@ def steps_ratio(a: Sequence[float], b: Sequence[float], *, level: float = 0.95, 
         b: those of the other for the same seeds in the same order, shape (seeds,).
         level: of the interval.
         every: steps between two moments at which the target is looked for; 0 where steps are exact.
+        ran: for each of the two the steps after which its runs ended, shapes (seeds,), read where a run missed the target; by default
+            the most steps after which any run reached it.
 
     Raises:
         FalllineError: another number of values in a than in b, or steps that are not above 0.
@@ -79,9 +90,13 @@ def steps_ratio(a: Sequence[float], b: Sequence[float], *, level: float = 0.95, 
         low, high = (0.0, math.inf) if gap.low is None or gap.high is None else (_exp(gap.low), _exp(gap.high))
         return Ratio(_exp(gap.mean), low, high, gap.p, n, "steps", _faster(gap.mean))
     gaps = log_gaps(x, y)
-    middle, low, high = walsh_interval(gaps, level)
+    most = max((v for v in [*x, *y] if math.isfinite(v)), default=1.0)
+    end_x, end_y = (np.maximum(np.asarray(v, float), 1.0) for v in ran or ([most] * n, [most] * n))
+    lowest = np.where(np.isinf(y), -math.inf, np.log(np.where(np.isinf(x), end_x, x)) - np.log(np.where(np.isinf(y), 1.0, y)))
+    highest = np.where(np.isinf(x), math.inf, np.log(np.where(np.isinf(x), 1.0, x)) - np.log(np.where(np.isinf(y), end_y, y)))
+    middle, low, high = walsh_interval(gaps, level)[0], walsh_interval(lowest, level)[1], walsh_interval(highest, level)[2]
     (by_pair, lean), (by_rank, lean_all) = signed_rank(gaps), rank_sum(x, y)
-    by, faster = ("steps", _faster(lean)) if by_pair <= by_rank else ("ranks", _faster(lean_all))
+    by, faster = ("steps", _faster(lean)) if by_pair <= by_rank + 1e-12 else ("ranks", _faster(lean_all))
     return Ratio(_exp(middle), _exp(low), _exp(high), min(1.0, 2 * min(by_pair, by_rank)), n, by, faster, (lost_a, lost_b))
 
 
