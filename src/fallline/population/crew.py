@@ -7,7 +7,7 @@ patience are each member's own. A member that diverges, or whose epochs are over
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,9 @@ _GATHER_BYTES = 8 << 20  # rows gathered at once, of all members
 _GATHER_STEPS = 50
 _KEPT_OUTPUTS = 1 << 26  # numbers of an epoch's outputs kept for the training metrics, of all members
 _ELEMENTS = 1 << 24  # numbers of an activation while rows are judged
+
+
+EachEpoch = Callable[[Sequence[tuple[str, int, dict[str, float]]]], Collection[str]]  # (run, epoch, validation metrics) -> runs that leave
 
 
 class Stopped(Exception):
@@ -92,6 +95,7 @@ class Crew:
         stop: asked after every block of steps; True raises `Stopped`.
         tick: told after every block of steps how many member-steps were made, and the middle of the last losses.
         keep_models: whether results carry the trained models.
+        each_epoch: told after each epoch what every member measured; the runs that it names leave with status "stopped".
 
     Raises:
         Unstackable: the models cannot be run together; nothing was recorded.
@@ -108,8 +112,10 @@ class Crew:
         stop: Callable[[], bool] = lambda: False,
         tick: Callable[[int, float], None] = lambda steps, loss: None,
         keep_models: bool = False,
+        each_epoch: EachEpoch = lambda members: (),
     ) -> None:
         settings = jobs[0].settings
+        self.each_epoch = each_epoch
         self.data, self.goal, self.writer, self.stop, self.tick, self.keep_models = data, goal, writer, stop, tick, keep_models
         self.device = device_of(settings.device)
         self.rows, self.batch = len(data.train), batch_rows(settings, len(data.train))
@@ -275,6 +281,11 @@ class Crew:
                 if seat.patience.over and seat.epoch < seat.settings.epochs:
                     waited = seat.patience.waited
                     seat.message = f"stopped after epoch {seat.epoch}: no better validation loss for {waited} epochs."
+        whole = [(s.job.run, s.epoch, judged) for s, judged in zip(self.seats, found, strict=True) if s.status != "diverged"]
+        gone = self.each_epoch(whole) if whole else ()
+        for seat in self.seats:
+            if seat.job.run in gone and not seat.status:
+                seat.status, seat.message = "stopped", f"stopped after epoch {seat.epoch}: others did better."
         self._leave()
 
     def _share(self) -> None:

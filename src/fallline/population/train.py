@@ -1,15 +1,16 @@
 """Train many members: grouped by what they share, in blocks of the size that is fastest, one by one where a population is not possible."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fallline._core.errors import FalllineError
 from fallline.population.blocks import block_size
-from fallline.population.crew import Crew, Stopped, shape_of
+from fallline.population.crew import Crew, EachEpoch, Stopped, shape_of
 from fallline.population.member import Job, Result
 from fallline.population.noise import Unstackable
 from fallline.record import Writer
@@ -103,33 +104,46 @@ class Population:
         stop: Callable[[], bool] = lambda: False,
         tick: Callable[[int, float], None] = lambda steps, loss: None,
         keep_models: bool = False,
+        each_epoch: EachEpoch = lambda members: (),
     ) -> list[Result] | None:
-        """Train one block; None where the user stopped it, and then nothing of it is of use."""
+        """Train one block; None where the user stopped it, and then nothing of it is of use. `each_epoch` is as `Crew` takes it."""
         if block.alone or len(block.jobs) == 1:
-            return self._one_by_one(block, writer, stop, tick, keep_models)
+            return self._one_by_one(block, writer, stop, tick, keep_models, each_epoch)
         models = [self.make(job.settings, block.goal) for job in block.jobs]
         try:
-            crew = Crew(block.jobs, models, self.data, block.goal, writer, stop=stop, tick=tick, keep_models=keep_models)
-            return crew.train()
+            options: dict[str, Any] = {"stop": stop, "tick": tick, "keep_models": keep_models, "each_epoch": each_epoch}
+            return Crew(block.jobs, models, self.data, block.goal, writer, **options).train()
         except Stopped:
             return None
         except Unstackable as why:
-            return self._one_by_one(Block(block.jobs, block.goal, str(why)), writer, stop, tick, keep_models)
+            return self._one_by_one(Block(block.jobs, block.goal, str(why)), writer, stop, tick, keep_models, each_epoch)
 
     def _one_by_one(
-        self, block: Block, writer: Writer, stop: Callable[[], bool], tick: Callable[[int, float], None], keep_models: bool
+        self,
+        block: Block,
+        writer: Writer,
+        stop: Callable[[], bool],
+        tick: Callable[[int, float], None],
+        keep_models: bool,
+        each_epoch: EachEpoch,
     ) -> list[Result] | None:
         out: list[Result] = []
         for job in block.jobs:
             goal = aim(self.data, job.settings, copy.deepcopy(self.loss))
             model = self.make(job.settings, goal)
             marks: dict[int, dict[str, float]] = {}
+            gone: list[int] = []
 
-            def ask() -> bool:
+            def ask(gone: list[int] = gone) -> bool:
                 tick(1, float("nan"))
-                return stop()
+                return bool(gone) or stop()
 
-            def mark(epoch: int, _: dict[str, float], job: Job = job, model: nn.Module = model, goal: Goal = goal) -> None:
+            def mark(
+                epoch: int, seen: dict[str, float], job: Job = job, model: nn.Module = model, goal: Goal = goal, gone: list[int] = gone
+            ) -> None:
+                found = {key.removeprefix("validation/"): v for key, v in seen.items() if key.startswith("validation/")}
+                if job.run in each_epoch([(job.run, epoch, found)]) and epoch < job.settings.epochs:
+                    gone.append(epoch)
                 if epoch in job.marks:
                     from fallline.training.evaluate import evaluate
 
@@ -146,10 +160,13 @@ class Population:
                     goal=goal,
                     run=job.run,
                     test=job.test,
-                    each_epoch=mark if job.marks else None,
+                    each_epoch=mark,
                 )
-            if outcome.status == "interrupted":
+            if outcome.status == "interrupted" and not gone:
                 return None
+            if gone:
+                words = f"stopped after epoch {gone[0]}: others did better."
+                outcome = dataclasses.replace(outcome, status="stopped", message=words)
             out.append(Result(job, outcome, marks, 1, block.alone, model if keep_models else None))
         return out
 
