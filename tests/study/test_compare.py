@@ -17,7 +17,7 @@ from fallline._core.errors import FalllineError
 from fallline.data import load
 from fallline.record import Reader, read_info
 from fallline.study.plan import make_plan
-from fallline.study.tune import tune_lr
+from fallline.study.tune import search
 from fallline.training import Settings
 
 
@@ -121,8 +121,11 @@ def test_steps_to_the_target_are_read_from_the_curves(data):
     steps = []
     for member in (m for m in study.members if m.optimizer == "adam"):
         series = study.reader.series("accuracy", "validation", member.run)
-        steps.append(min(s for s, v in zip(series.step, series.value, strict=True) if v >= 0.8))
-    assert by["adam"]["steps_to_target"] == sorted(steps)[1]
+        i = next(i for i, v in enumerate(series.value) if v >= 0.8)
+        (s0, s1), (v0, v1) = series.step[i - 1 : i + 1], series.value[i - 1 : i + 1]
+        steps.append(s0 + (s1 - s0) * (0.8 - v0) / (v1 - v0))
+    assert by["adam"]["steps"] == pytest.approx(steps)
+    assert by["adam"]["steps_to_target"] == int(sorted(steps)[1])
     assert by["adam"]["missed"] == 0
     assert study.target == 0.8
     starts = [study.reader.series("accuracy", "validation", m.run).value.max() for m in study.members if m.optimizer == "sgd"]
@@ -154,16 +157,16 @@ def test_test_rows_decide_nothing(data):
 # ---- the search
 
 
-class FakeShop:
-    """A shop whose trial losses are a known function of the rate."""
-
-    def __init__(self, loss):
-        self.loss, self.asked = loss, []
-
-    def member(self, optimizer, batch, lr, seed, *, search):
-        self.asked.append((lr, seed, search))
-        loss = self.loss(lr)
-        return type("M", (), {"value": lambda self, key: loss})()
+def searched(plan, loss):
+    """The outcome of a search on a known curve of the loss, and the rates that it asked for."""
+    asked, going = [], search(plan, "adam")
+    try:
+        rates = next(going)
+        while True:
+            asked += rates
+            rates = going.send({rate: loss(rate) for rate in rates})
+    except StopIteration as end:
+        return end.value, asked
 
 
 def plan_of(lrs="auto", optimizers=("adam",), seeds=3):
@@ -172,12 +175,12 @@ def plan_of(lrs="auto", optimizers=("adam",), seeds=3):
 
 @pytest.mark.parametrize("best", [5e-5, 1e-3, 0.02])
 def test_the_search_finds_the_best_of_a_smooth_valley(best):
-    plan, shop = plan_of(), FakeShop(lambda lr: math.log(lr / best) ** 2)
-    found = tune_lr(shop, plan, "adam", 32)
+    plan = plan_of()
+    found, asked = searched(plan, lambda lr: math.log(lr / best) ** 2)
     assert abs(math.log10(found.lr / best)) <= 0.2
     assert not found.at_edge
-    assert len(shop.asked) == plan.trials("adam")
-    assert all(seed == 3 and search for _, seed, search in shop.asked)
+    assert len(asked) == len(set(asked)) == plan.trials("adam")
+    assert plan.search_seed == 3
     assert 3 not in plan.seeds
 
 
@@ -187,26 +190,32 @@ def test_every_optimizer_has_the_same_budget():
 
 
 def test_the_search_grows_beyond_its_edge():
-    shop = FakeShop(lambda lr: math.log(lr / 2.0) ** 2)
-    found = tune_lr(shop, plan_of(), "adam", 32)
+    found, _ = searched(plan_of(), lambda lr: math.log(lr / 2.0) ** 2)
     assert abs(math.log10(found.lr / 2.0)) <= 0.2
     assert max(lr for lr, _ in found.trials) > 0.1
     assert not found.at_edge
 
 
 def test_a_best_rate_that_stays_at_the_edge_is_flagged():
-    shop = FakeShop(lambda lr: -lr)
-    found = tune_lr(shop, plan_of(), "adam", 32)
+    found, asked = searched(plan_of(), lambda lr: -lr)
     assert found.at_edge
-    assert len(shop.asked) <= plan_of().trials("adam") + 3
-    listed = tune_lr(FakeShop(lambda lr: -lr), plan_of(lrs=[0.1, 1.0]), "adam", 32)
+    assert len(asked) <= plan_of().trials("adam") + 3
+
+
+def test_a_listed_grid_is_widened_at_its_edge_and_not_refined():
+    listed, _ = searched(plan_of(lrs=[0.1, 1.0]), lambda lr: -lr)
     assert listed.at_edge
-    assert [lr for lr, _ in listed.trials] == [0.1, 1.0]
+    assert [lr for lr, _ in listed.trials] == [0.1, 1.0, 10.0, 100.0, 1000.0]
+    inner, _ = searched(plan_of(lrs=[0.1, 1.0]), lambda lr: math.log(lr / 9.0) ** 2)
+    assert not inner.at_edge
+    assert inner.lr == 10.0
+    assert [lr for lr, _ in inner.trials] == [0.1, 1.0, 10.0, 100.0]
+    middle, _ = searched(plan_of(lrs=[0.1, 1.0, 10.0]), lambda lr: math.log(lr / 1.1) ** 2)
+    assert [lr for lr, _ in middle.trials] == [0.1, 1.0, 10.0]
 
 
 def test_a_rate_beside_divergence_is_no_edge():
-    shop = FakeShop(lambda lr: math.inf if lr > 0.09 else -lr)
-    found = tune_lr(shop, plan_of(), "adam", 32)
+    found, _ = searched(plan_of(), lambda lr: math.inf if lr > 0.09 else -lr)
     assert not found.at_edge
     assert math.isfinite(dict(found.trials)[found.lr])
 
@@ -222,26 +231,27 @@ def test_the_flag_reaches_the_table(data):
 # ---- stop and go on
 
 
-def test_a_stopped_study_keeps_what_is_whole_and_goes_on_to_the_same_end(data, tmp_path):
-    calls = 0
+def test_a_stopped_study_keeps_what_is_whole_and_goes_on_to_the_same_end(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("fallline.population.train.block_size", lambda *args, **options: 2)
+    calls, last = 0, math.inf
 
     def stop():
         nonlocal calls
         calls += 1
-        return calls > 60
+        return calls > last
 
-    options = {"lrs": {"sgd": [0.01, 0.1], "adam": 0.01}, "seeds": 3, **QUICK}
-    half = fl.compare("mlp:8", data, ["sgd", "adam"], out=tmp_path / "s", stop=stop, **options)
+    options = {"lrs": {"sgd": [0.01, 0.1], "adam": 0.01}, "seeds": 3, "stop": stop, **QUICK}
+    whole = fl.compare("mlp:8", data, ["sgd", "adam"], **options)
+    calls, last = 0, calls - 5
+    half = fl.compare("mlp:8", data, ["sgd", "adam"], out=tmp_path / "s", **options)
     assert half.status == read_info(tmp_path / "s")["status"] == "interrupted"
     assert 0 < len(half.members) < 6
     done = {m.run: m.seconds for m in half.members}
-    whole = fl.compare("mlp:8", data, ["sgd", "adam"], **options)
     again = fl.compare(data=data, resume=tmp_path / "s", quiet=True)
     assert again.status == read_info(tmp_path / "s")["status"] == "finished"
     kept = {m.run: m.seconds for m in again.members}
     assert all(kept[run] == seconds for run, seconds in done.items())  # not trained again
-    strip = ("seconds", "rank", "note")
-    first, second = ({r["optimizer"]: {k: v for k, v in r.items() if k not in strip} for r in s.table} for s in (whole, again))
+    first, second = ({r["optimizer"]: {k: v for k, v in r.items() if k != "seconds"} for r in s.table} for s in (whole, again))
     assert first == second
     reader = Reader(tmp_path / "s")
     for member in again.members:
@@ -310,9 +320,10 @@ def test_a_killed_study_goes_on(data, tmp_path, how):
     again = fl.compare(data=data, resume=place, quiet=True)
     assert again.status == "finished"
     assert len(again.members) == 80
-    straight = fl.compare("mlp:8", data, ["sgd", "adam"], lrs=0.01, seeds=3, epochs=20, quiet=True)
-    values = {m.run: m.validation for m in again.members}
-    assert all(values[m.run] == m.validation for m in straight.members)
+    straight = fl.compare("mlp:8", data, ["sgd", "adam"], lrs=0.01, seeds=40, epochs=20, quiet=True)
+    assert {m.run: m.validation for m in again.members} == {m.run: m.validation for m in straight.members}
+    untimed = [{key: value for key, value in row.items() if key != "seconds"} for row in again.table]
+    assert untimed == [{key: value for key, value in row.items() if key != "seconds"} for row in straight.table]
 
 
 # ---- wrong use
@@ -323,13 +334,19 @@ def test_a_killed_study_goes_on(data, tmp_path, how):
     [
         ({"optimizers": ["adma"]}, "did you mean"),
         ({"optimizers": []}, "at least one optimizer"),
-        ({"optimizers": ["adam", "adam"]}, "named once"),
+        ({"losses": []}, "at least one loss"),
+        ({"schedules": []}, "at least one schedule"),
+        ({"schedules": ["cosin"]}, "did you mean"),
+        ({"optimizers": ["adam:betas=2/3", "sgd"]}, "member adam"),
+        ({"losses": ["cross_entropy"], "loss": "poly1"}, "losses are given once"),
+        ({"budget": "soon"}, "10m, 90s and 1.5h"),
+        ({"budget": 1e-6}, "budget >="),
         ({"lrs": 0}, "lr > 0"),
         ({"lrs": []}, "at least one learning rate"),
         ({"lrs": "some"}, "'auto'"),
         ({"lrs": {"sgd": 0.1}}, "optimizer in this study"),
         ({"seeds": 0}, "at least one seed"),
-        ({"seeds": [1, 1]}, "named once"),
+        ({"seeds": []}, "at least one seed"),
         ({"batch_sizes": [100000]}, "batch_size <="),
         ({"metric": "r2"}, "metric of this task"),
         ({"metric": "acuracy"}, "did you mean 'accuracy'"),

@@ -12,10 +12,13 @@ from fallline.api.fit import interruptible, load_data
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
 from fallline.api.names import check_names, loss_name
-from fallline.losses import Loss, own_loss
+from fallline.losses import Loss, canonical, own_loss
+from fallline.population import Population
 from fallline.record import REPORT_FILE, Reader, Writer, holds_run, read_info
-from fallline.study.compare import Result, check, run_study
+from fallline.study.budget import fitted, parse_budget
+from fallline.study.compare import Result, check, merged, run_study
 from fallline.study.members import Member
+from fallline.study.models import fresh
 from fallline.study.plan import BatchSize, Plan, Rates, make_plan
 from fallline.study.text import python_call, ranking_text
 from fallline.training import Settings, aim
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fallline.data import Data
+    from fallline.study.runner import Runner
 
 ALL = ("sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "nadam", "adamax")
 
@@ -34,14 +38,19 @@ class Study:
     """A comparison that was run (or stopped on the way).
 
     Attributes:
-        table: one dict for each optimizer and batch size, the best first: optimizer, lr, batch_size, seeds, diverged, metric, mean, low,
-            high (95 % interval over seeds), values (one for each seed), test_mean, test_low, test_high, seconds (middle member),
-            steps_to_target (middle seed; None: never), missed, lr_at_edge, differs_from_best ("best", "yes", "not shown"), difference,
-            difference_low, difference_high, p (corrected over all pairs), visible (what these seeds can show, about), note.
+        table: one dict for each cell (an optimizer at a batch size, with a loss and a schedule), the best first: rank (None: not ranked),
+            cell (its name), optimizer, batch_size, loss, schedule, lr, seeds, diverged, metric, mean, low, high (95 % interval over
+            seeds), values (one for each seed), test_mean, test_low, test_high, seconds (middle member), steps (one for each seed),
+            steps_to_target (middle seed; None: never), missed, lr_at_edge, trials, differs_from_best ("best", "yes", "not shown",
+            "not ranked"), difference, difference_low, difference_high, p (corrected over all pairs), visible (what these seeds can
+            show, about), note.
+        differences: one dict for each pair of cells: a, b, difference, low, high, p, ratio (of steps to the target), ratio_low, ...
+        profiles: the performance profile of each optimizer, with its score.
         members: every training that is compared, with its metrics and time.
-        search: rates that were tried, with their validation loss.
+        search: by cell the rates that were tried, with their validation loss.
         headline: the result in words.
-        status: "finished" or "interrupted".
+        notes: how the study was run, in sentences.
+        status: "finished", "interrupted" or "out of time".
         folder: where it is kept, or None.
         reader: the record: curves of every member.
         data: what it was run on.
@@ -54,6 +63,7 @@ class Study:
         self.table: list[dict[str, Any]] = result.table
         self.members: list[Member] = result.members
         self.search = result.search
+        self.differences, self.profiles, self.notes = result.differences, result.profiles, result.notes
         self.headline = result.headline
         self.status = result.status
         self.target = result.target
@@ -105,13 +115,21 @@ def compare(
     *,
     metric: str = "auto",
     loss: "str | Loss | Callable[..., Tensor]" = "auto",
+    losses: Sequence[str] | None = None,
+    schedules: Sequence[str] | None = None,
+    budget: float | str | None = None,
+    cluster: str | None = None,
     column: str | None = None,
     resume: Path | str | None = None,
     quiet: bool = False,
     stop: Callable[[], bool] | None = None,
+    show: "Callable[[list[dict[str, Any]]], None] | None" = None,
     **settings: Any,
 ) -> Study:
     """Compare optimizers: a learning rate is found for each on the same budget, then each trains with the same fresh seeds.
+
+    All trainings of a shape run together as populations: a member is what its run alone would be, to float rounding, and costs a
+    fraction of it. Models that cannot be stacked are trained one by one, and the study's notes say why.
 
     Args:
         make_model: spec ("mlp:128", "cnn", "file.py:make_model"), function, or module (every seed then begins with its weights).
@@ -126,10 +144,15 @@ def compare(
             four optimizers reaches.
         metric: that ranks, on validation rows; "auto": accuracy, or R2.
         loss: name, "auto", `Loss`, or one of your own: any function or module of (input, target).
+        losses: a further factor, in the place of `loss`: ["mse", "huber"].
+        schedules: a further factor, in the place of `schedule`: ["constant", "cosine"].
+        budget: the time it may take, in seconds or as "10m": epochs are cut, for all alike, until it fits; at its end what is whole counts.
+        cluster: "ray", or the address of a Ray cluster: blocks of members are trained there.
         column: the target column, where `data` is a table.
         resume: folder of a study to go on with; members that are whole are not run again. Model and data only where they were in memory.
         quiet: no progress bar.
-        stop: asked after every step; True stops, as Ctrl-C does: what is whole is kept and ranked.
+        stop: asked after every few steps; True stops, as Ctrl-C does: what is whole is kept and ranked.
+        show: told how the cells stand after every round, a dict each: cell, trials, lr, members, of, mean.
         **settings: the other fields of `fallline.training.Settings` (schedule, weight_decay, clip_norm, patience, device, ...).
 
     Returns:
@@ -145,11 +168,17 @@ def compare(
     >>> len(study.table), study.table[0]["seeds"], study.status
     (2, 2, 'finished')
     """
+    runner = _runner(cluster)
     if resume is not None:
-        return _resume(Path(resume), make_model, data, None if isinstance(loss, str) else loss, quiet=quiet, stop=stop)
+        own = None if isinstance(loss, str) else loss
+        return _resume(Path(resume), make_model, data, own, quiet=quiet, stop=stop, runner=runner, show=show)
+    must(losses is None or (isinstance(loss, str) and loss == "auto"), "losses are given once", "loss and losses", "leave one of them out")
+    must(schedules is None or "schedule" not in settings, "schedules are given once", "schedule and schedules", "leave one of them out")
     must(data is not None, "compare has data", "none", "fallline.compare('mlp:128', 'digits') is an example")
-    wanted = Settings(loss=loss_name(loss), epochs=epochs, lr=1.0, **settings)
-    check_names(loss, [optimizers] if isinstance(optimizers, str) else optimizers)
+    first_loss = losses[0] if losses else loss
+    wanted = Settings(loss=loss_name(first_loss), epochs=epochs, lr=1.0, **settings)
+    for each in losses or [loss]:
+        check_names(each, [optimizers] if isinstance(optimizers, str) else optimizers)
     rows = load_data(data, column, 0)
     given = own_loss(loss, rows.task)
     wanted = with_width(wanted, make_model, rows, given)
@@ -159,17 +188,25 @@ def compare(
         [optimizers] if isinstance(optimizers, str) else optimizers,
         lrs=lrs,
         batch_sizes=batch_sizes,
+        losses=None if losses is None else [canonical(each) for each in losses],
+        schedules=schedules,
         seeds=seeds,
         metric=known[1] if metric == "auto" else metric,
         metrics=known,
         target=target,
         settings=wanted,
+        budget=parse_budget(budget),
     )
-    check(rows, plan)
+    plan = merged(plan, len(rows.train))
+    check(rows, plan, make_model, given)
     for batch in plan.batch_sizes:
         each = replace(wanted, batch_size=batch)
         warn_of_rare_pairs(aim(rows, each, given), rows, each)
     maker = model_maker(make_model, rows, goal, wanted)
+    if plan.budget is not None:
+        population = Population(lambda s, g: fresh(make_model, rows.input_shape, g.outputs, seed=s.seed, dropout=s.dropout), rows, given)
+        plan = fitted(population, plan, given)
+        wanted = plan.settings
     parts = describe(maker, maker.copy(), rows, wanted, goal, goal.choices, loss_given=given is not None)
     folder = None
     if out is not None:
@@ -183,23 +220,53 @@ def compare(
         "python": python_call(make_model, rows.source, plan),
     }
     writer.describe(**parts)
-    return _run(make_model, rows, plan, writer, given, quiet=quiet, stop=stop)
+    return _run(make_model, rows, plan, writer, given, runner, show, quiet=quiet, stop=stop)
 
 
-def _run(model: Any, data: "Data", plan: Plan, writer: Writer, loss: Loss | None, *, quiet: bool, stop: Callable[[], bool] | None) -> Study:
+def _runner(cluster: str | None) -> "Runner | None":
+    """Where blocks are trained: None is here."""
+    if cluster is None:
+        return None
+    from fallline.study.cluster import Ray
+
+    return Ray(None if cluster == "ray" else cluster)
+
+
+def _run(
+    model: Any,
+    data: "Data",
+    plan: Plan,
+    writer: Writer,
+    loss: Loss | None,
+    runner: "Runner | None",
+    show: "Callable[[list[dict[str, Any]]], None] | None",
+    *,
+    quiet: bool,
+    stop: Callable[[], bool] | None,
+) -> Study:
     with interruptible(stop) as asked:
         try:
-            result = run_study(model, data, plan, writer, loss=loss, stop=asked, quiet=quiet)
+            result = run_study(model, data, plan, writer, loss=loss, stop=asked, quiet=quiet, runner=runner, show=show)
         except Exception:
             writer.describe(status="failed")
             writer.close()
             raise
     writer.describe(status=result.status, result=result.to_json())
     writer.flush()
-    return Study(result, plan, writer, data, partial(_run, model, data, plan, writer, loss))
+    return Study(result, plan, writer, data, partial(_run, model, data, plan, writer, loss, runner, show))
 
 
-def _resume(folder: Path, model: Any, data: Any, loss: Any, *, quiet: bool, stop: Callable[[], bool] | None) -> Study:
+def _resume(
+    folder: Path,
+    model: Any,
+    data: Any,
+    loss: Any,
+    *,
+    quiet: bool,
+    stop: Callable[[], bool] | None,
+    runner: "Runner | None",
+    show: "Callable[[list[dict[str, Any]]], None] | None",
+) -> Study:
     info = read_info(folder)
     must(info["kind"] == "study", "a study can be resumed", f"a {info['kind']}", "resume a run with fallline train", where=f"'{folder}'")
     plan = Plan.from_json(info["config"])
@@ -221,4 +288,5 @@ def _resume(folder: Path, model: Any, data: Any, loss: Any, *, quiet: bool, stop
         raise FalllineError(f"the study '{folder}' was run on other rows; load the same data with the same seed and options.")
     writer = Writer(folder)
     writer.describe(status="running")
-    return _run(given, rows, plan, writer, None if loss is None else own_loss(loss, rows.task), quiet=quiet, stop=stop)
+    own = None if loss is None else own_loss(loss, rows.task)
+    return _run(given, rows, plan, writer, own, runner, show, quiet=quiet, stop=stop)

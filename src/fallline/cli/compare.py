@@ -31,8 +31,10 @@ def compare(
     optimizers: Annotated[str, o.text("names with commas between", o.DESCENT)] = _ALL,
     lrs: Annotated[str, o.text("auto finds one for each optimizer; or a list, as 0.1,0.01", o.DESCENT)] = "auto",
     batch_sizes: Annotated[str, o.text("a list, as 32,128,full", o.DESCENT)] = "32",
+    losses: Annotated[str | None, o.text("a list in the place of --loss, as mse,huber", o.DESCENT)] = None,
     epochs: o.Epochs = 10,
     schedule: o.Schedule = "constant",
+    schedules: Annotated[str | None, o.text("a list in the place of --schedule, as constant,cosine", o.DESCENT)] = None,
     clip_norm: o.ClipNorm = None,
     weight_decay: o.WeightDecay = None,
     dropout: o.Dropout = 0.0,
@@ -43,7 +45,9 @@ def compare(
     seeds: Annotated[str, o.text("how many seeds, or a list, as 0,1,2", o.RUN)] = "3",
     metric: Annotated[str, o.text("that ranks, on the validation rows; auto takes accuracy or r2", o.RUN)] = "auto",
     goal: Annotated[str, o.text("value of the metric to count steps to; auto takes what the middle optimizer reaches", o.RUN)] = "auto",
+    budget: Annotated[str | None, o.text("time it may take, as 10m: epochs are cut for all alike until it fits", o.RUN)] = None,
     device: o.Device = "cpu",
+    cluster: Annotated[str | None, o.text("ray trains on a Ray cluster; or its address", o.RUN)] = None,
     out: o.RunFolder = None,
     resume: o.Resume = None,
     json: o.Json = False,
@@ -54,17 +58,20 @@ def compare(
     if resume is None and data is None:
         raise FalllineError("there is nothing to compare on; name a file, a folder or a set, as in `fallline compare digits`.")
     if resume is not None:
-        only(("--resume", "--json", "--quiet"), "a resumed comparison keeps its own settings")
+        only(("--resume", "--cluster", "--json", "--quiet"), "a resumed comparison keeps its own settings")
     settings: dict[str, Any] = {
         "optimizers": _names("optimizers", optimizers),
         "lrs": "auto" if lrs == "auto" else [_number("lrs", item) for item in _names("lrs", lrs)],
         "batch_sizes": [item if item == "full" else _whole("batch_sizes", item, 1) for item in _names("batch_sizes", batch_sizes)],
         "seeds": _whole("seeds", seeds, 1) if "," not in seeds else [_whole("seeds", item, 0) for item in _names("seeds", seeds)],
         "epochs": epochs,
-        "schedule": schedule,
+        **({"schedule": schedule} if schedules is None else {"schedules": _names("schedules", schedules)}),
         "target": goal if goal == "auto" else _finite("goal", goal),
         "metric": metric,
         "loss": loss,
+        "losses": None if losses is None else _names("losses", losses),
+        "budget": budget,
+        "cluster": cluster,
         "embedding": embedding,
         "class_weight": class_weight,
         "signed_labels": signed_labels,

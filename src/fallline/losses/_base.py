@@ -273,7 +273,7 @@ class Loss(nn.Module):
                     values = torch.func.vmap(self.quick)(leaf, target)
                 except (RuntimeError, NotImplementedError):  # a way that only one model can go
                     values = torch.stack([self.quick(x, y) for x, y in zip(leaf, target, strict=True)])
-        (slope,) = torch.autograd.grad(values.sum(), leaf)
+            (slope,) = torch.autograd.grad(values.sum(), leaf)
         return values.detach(), slope
 
     def prepare(self, labels: Tensor) -> Tensor:

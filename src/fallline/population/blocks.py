@@ -5,6 +5,7 @@ ones first, until twice in a row a larger block is no faster for a member. The a
 study takes the same blocks again: a member's last bits may depend on its block.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from fallline._core.files import write_text
 from fallline.optim.engines.modules import folder
-from fallline.population.noise import Noise
+from fallline.population.noise import Noise, Unstackable
 from fallline.population.passes import make_pass
 from fallline.population.stack import Stack
 from fallline.population.steppers import Steppers
@@ -156,3 +157,24 @@ def _write(held: dict[str, int]) -> None:
         write_text(folder() / "blocks.json", json.dumps(held))
     except OSError:
         pass
+
+
+def step_seconds(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settings: Settings, *, members: int) -> float:
+    """About how many seconds a step of one of so many members takes on this machine; of a model that cannot be stacked: of one alone."""
+    try:
+        size = block_size(model, x, target, loss, settings, members=members)
+        return _time(model, x, target, loss, settings, size) / size
+    except Unstackable:
+        return _time_alone(model, x, target, loss)
+
+
+def _time_alone(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss") -> float:
+    copied = copy.deepcopy(model).train()
+    took = []
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(4):
+            start = time.perf_counter()
+            raw = copied(x)
+            loss.quick(raw.reshape(-1) if raw.shape[-1] == 1 else raw, target).backward()
+            took.append(time.perf_counter() - start)
+    return 1.3 * min(took[1:])  # and the step

@@ -190,9 +190,9 @@ class Steppers:
         for member, chosen in enumerate(settings):
             key = (chosen.optimizer, chosen.lr, chosen.weight_decay, chosen.clip_norm, chosen.engine, alike[member])
             if key not in heads:
-                made = _build(chosen, [("weight", torch.nn.Parameter(torch.zeros(0)))])
+                made = build_one(chosen, [("weight", torch.nn.Parameter(torch.zeros(0)))])
                 if not fits(made):
-                    self.each[member] = _build(chosen, self._views(member))
+                    self.each[member] = build_one(chosen, self._views(member))
                     keys.append(None)
                     continue
                 assert isinstance(made, RuleOptimizer)
@@ -255,7 +255,8 @@ class Steppers:
                     p.data = v[member]
 
 
-def _build(chosen: Settings, named: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
+def build_one(chosen: Settings, named: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
+    """The optimizer that a member alone would have."""
     assert chosen.lr != "auto"
     return optim.build(
         chosen.optimizer,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fallline._core.errors import FalllineError
-from fallline.population.blocks import block_size
+from fallline.population.blocks import MOST, block_size
 from fallline.population.crew import Crew, EachEpoch, Stopped, shape_of
 from fallline.population.member import Job, Result
 from fallline.population.noise import Unstackable
@@ -76,11 +76,13 @@ class Population:
         if words or len(jobs) == 1:
             return 1, words
         key = repr(shape)
+        if key in self.sizes:
+            return self.sizes[key], ""
         device, batch = device_of(shape.device), batch_rows(shape, len(self.data.train))
         model = self.make(jobs[0].settings, goal).to(device)
         x, target = self.data.train.x[:batch].to(device), goal.targets(self.data.train.y[:batch]).to(device)
         try:
-            found = self.sizes.get(key) or block_size(model, x, target, goal.loss.to(device), jobs[0].settings, members=len(jobs))
+            found = block_size(model, x, target, goal.loss.to(device), jobs[0].settings, members=MOST)
         except Unstackable as why:
             return 1, str(why)
         self.sizes[key] = found

@@ -131,9 +131,11 @@ class Writer:
             )
         )
 
-    def drop(self, run: str) -> None:
-        """Drop all rows of `run`."""
-        self.cut(-(2**62), run)
+    def drop(self, *runs: str) -> None:
+        """Drop all rows of these runs."""
+        self.flush()
+        named = [(run,) for run in runs]
+        self._run(lambda c: [c.executemany(f"DELETE FROM {table} WHERE run = ?", named) for table in ("scalars", "texts")])
 
     def rows(self) -> int:
         """Numbers recorded so far."""

@@ -1,30 +1,36 @@
-"""Run a study: first the learning rates, then the members seed by seed, then the table; what the record holds already is not run again.
+"""Run a study: the searches of all cells together, round by round, then the members, then the table; what is recorded is not run again.
 
-Seed s gives every optimizer the same initial weights, the same order of rows and the same dropout. Members are trained one seed after
-another over all optimizers, so a study that is stopped has compared what it has on equal terms.
+Seed s gives every optimizer the same initial weights, the same order of rows and the same dropout. All members that share a shape are
+trained as populations, seed after seed over all cells, so a study that is stopped has compared what it has on equal terms.
 """
 
+import copy
+import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fallline._core.errors import must
+import torch
+from torch import nn
+
+from fallline._core.errors import FalllineError, must
 from fallline._core.progress import Progress
 from fallline.record import Writer
-from fallline.study.members import Member, Workshop
-from fallline.study.models import ModelLike
-from fallline.study.plan import Plan, label
+from fallline.study.members import Member, Request, Workshop
+from fallline.study.models import ModelLike, fresh
+from fallline.study.pairs import differences
+from fallline.study.plan import Cell, Plan
+from fallline.study.profiles import study_profiles
 from fallline.study.ranking import headline, table
-from fallline.study.tune import Tuned, tune_lr
-from fallline.training.checks import batch_rows
+from fallline.study.runner import Runner
+from fallline.study.tune import Search, Tuned, finite, search
+from fallline.training import aim, checks
 
 if TYPE_CHECKING:
     from fallline.data import Data
     from fallline.losses import Loss
-
-Cell = tuple[str, Any]
 
 
 @dataclass
@@ -32,14 +38,17 @@ class Result:
     """What a study found.
 
     Attributes:
-        status: "finished" or "interrupted".
+        status: "finished", "interrupted" or "out of time".
         table: ranked rows, see `ranking.table`.
         members: every whole member that is compared.
         trials: every whole trial of the search.
-        search: for each optimizer (and batch size, where there are several) its trials as (rate, validation loss), None: diverged.
+        search: by cell its trials as (rate, validation loss), None: diverged.
         target: the level that steps are counted to; NaN where there is none.
         headline: the result in words.
         seconds: wall-clock time of this sitting.
+        differences: every pair of rows, see `pairs.differences`.
+        profiles: see `profiles.study_profiles`.
+        notes: how the study was run, in sentences.
     """
 
     status: str
@@ -50,6 +59,9 @@ class Result:
     headline: str
     seconds: float
     trials: list[Member] = field(default_factory=list)
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    profiles: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """What `run.json` holds of it."""
@@ -59,7 +71,11 @@ class Result:
             "headline": self.headline,
             "target": self.target if math.isfinite(self.target) else None,
             "members": len(self.members),
+            "trials": len(self.trials),
             "seconds": self.seconds,
+            "differences": self.differences,
+            "profiles": self.profiles,
+            "notes": self.notes,
         }
 
 
@@ -72,6 +88,8 @@ def run_study(
     loss: "Loss | None" = None,
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
+    runner: Runner | None = None,
+    show: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Result:
     """Train what the plan asks for and the record does not hold yet, and rank it.
 
@@ -81,85 +99,198 @@ def run_study(
         plan: what is asked.
         writer: the study's record, new or continued.
         loss: a loss object in place of the settings' name.
-        stop: asked after every step; True ends the study with what is whole so far.
+        stop: asked after every few steps; True ends the study with what is whole so far.
         quiet: no progress bar.
+        runner: where blocks are trained; by default in this process.
+        show: told how the cells stand, after every round.
 
     Raises:
         FalllineError: no validation rows, or settings that do not fit the data.
     """
     check(data, plan)
     began = time.monotonic()
-    units = plan.settings.epochs * sum(plan.trials(name) + len(plan.seeds) for name, _ in plan.cells)
-    tuned: dict[Cell, Tuned] = {}
-    members: dict[Cell, list[Member]] = {cell: [] for cell in plan.cells}
-    with Progress("compare", units, quiet=quiet) as bar:
-        ticks = _Ticks(bar, plan)
-        shop = Workshop(model, data, plan, writer, loss, stop, ticks)
-        for cell in plan.cells:
-            ticks.start(f"{label(cell[0])}: learning rate", len(data.train), cell[1])
-            tuned[cell] = tune_lr(shop, plan, *cell)
-            ticks.reach(plan.trials(cell[0]))
-            if shop.interrupted:
-                break
-        for seed in plan.seeds:
-            for cell in plan.cells:
-                found = tuned.get(cell)
-                if found is None or found.lr is None:
-                    continue
-                ticks.start(f"{label(cell[0])}: seed {seed}", len(data.train), cell[1])
-                member = shop.member(*cell, found.lr, seed)
-                if member is not None:
-                    members[cell].append(member)
-                ticks.reach(1)
+
+    def over() -> bool:
+        return plan.budget is not None and time.monotonic() - began > plan.budget
+
+    with Progress("compare", max(1, _steps(plan, len(data.train))), quiet=quiet) as bar:
+
+        def tick(steps: int, value: float) -> None:
+            bar.advance(steps, note=f"{notes.now}{f', loss {value:.4g}' if math.isfinite(value) else ''}")
+
+        notes = _Now()
+        shop = Workshop(model, data, plan, writer, loss, lambda: stop() or over(), tick, runner)
+        tuned, trials = _searches(shop, plan, notes, show)
+        members = {} if shop.interrupted else _members(shop, plan, tuned, notes, show)
     rows, target = table(shop, plan, members, tuned, len(data.validation))
-    status = "interrupted" if shop.interrupted else "finished"
+    status = "finished" if not shop.interrupted else "out of time" if over() else "interrupted"
     whole = [member for found in members.values() for member in found]
-    return Result(status, rows, whole, _search(plan, tuned), target, headline(rows, plan), time.monotonic() - began)
+    return Result(
+        status,
+        rows,
+        whole,
+        _search(plan, tuned),
+        target,
+        headline(rows, plan),
+        time.monotonic() - began,
+        trials,
+        differences(rows),
+        study_profiles(rows),
+        _notes(plan, shop, whole, trials),
+    )
 
 
-def check(data: "Data", plan: Plan) -> None:
-    """Refuse before anything is written what could not be run."""
+class _Now:
+    """What is being trained, for the bar."""
+
+    now = ""
+
+
+def _searches(
+    shop: Workshop, plan: Plan, notes: _Now, show: Callable[[list[dict[str, Any]]], None] | None
+) -> tuple[dict[Cell, Tuned], list[Member]]:
+    """The searches of all cells, a round of each at a time."""
+    tuned: dict[Cell, Tuned] = {}
+    asked: dict[Cell, list[float]] = {}
+    running: dict[Cell, Search] = {}
+    tried: dict[Cell, dict[float, float]] = {cell: {} for cell in plan.cells}
+    trials: list[Member] = []
+
+    def go_on(cell: Cell, answer: dict[float, float] | None) -> None:
+        try:
+            asked[cell] = running[cell].send(answer) if answer is not None else next(running[cell])
+        except StopIteration as end:
+            tuned[cell] = end.value
+            asked.pop(cell, None)
+
+    for cell in plan.cells:
+        running[cell] = search(plan, cell.optimizer)
+        go_on(cell, None)
+    turn = 0
+    while asked and not shop.interrupted:
+        turn += 1
+        notes.now = f"learning rates, round {turn}"
+        wanted = [Request(cell, rate, plan.search_seed, True) for cell, rates in asked.items() for rate in rates]
+        found = shop.train(wanted)
+        trials += found.values()
+        for request, member in found.items():
+            tried[request.cell][request.lr] = finite(member.value("loss"))
+        if not shop.interrupted:
+            for cell, rates in list(asked.items()):
+                go_on(cell, {rate: tried[cell][rate] for rate in rates})
+        if show is not None:
+            show(_standing(plan, tuned, tried, {}))
+    for cell in asked:
+        tuned[cell] = Tuned(None, False, sorted(tried[cell].items()))
+    return tuned, trials
+
+
+def _members(
+    shop: Workshop, plan: Plan, tuned: dict[Cell, Tuned], notes: _Now, show: Callable[[list[dict[str, Any]]], None] | None
+) -> dict[Cell, list[Member]]:
+    """The members that are compared, seed after seed."""
+    notes.now = f"{len(plan.cells)} cells, {len(plan.seeds)} seeds"
+    rates = {cell: found.lr for cell in plan.cells if (found := tuned[cell]).lr is not None}
+    found = shop.train([Request(cell, rate, seed) for seed in plan.seeds for cell, rate in rates.items() if rate is not None])
+    out: dict[Cell, list[Member]] = {cell: [] for cell in plan.cells}
+    for seed in plan.seeds:
+        for cell, rate in rates.items():
+            member = found.get(Request(cell, rate, seed)) if rate is not None else None
+            if member is not None:
+                out[cell].append(member)
+    if show is not None:
+        show(_standing(plan, tuned, {}, out))
+    return out
+
+
+def _standing(
+    plan: Plan, tuned: dict[Cell, Tuned], tried: dict[Cell, dict[float, float]], members: dict[Cell, list[Member]]
+) -> list[dict[str, Any]]:
+    """How each cell stands, for a live table: its name, trials so far, best rate so far, members done, mean of the metric."""
+    rows = []
+    for cell in plan.cells:
+        known = dict(tuned[cell].trials) if cell in tuned else tried.get(cell, {})
+        values = [v for m in members.get(cell, []) if math.isfinite(v := m.value(plan.metric))]
+        rows.append(
+            {
+                "cell": plan.cell_name(cell),
+                "trials": len(known),
+                "lr": (tuned[cell].lr if cell in tuned else None) or (min(known, key=lambda rate: known[rate]) if known else None),
+                "members": len(members.get(cell, [])),
+                "of": len(plan.seeds),
+                "mean": sum(values) / len(values) if values else None,
+            }
+        )
+    return rows
+
+
+def check(data: "Data", plan: Plan, model: ModelLike | None = None, loss: "Loss | None" = None) -> None:
+    """Refuse before anything is written what could not be run; the sentence names the member.
+
+    Args:
+        data: rows.
+        plan: what is asked.
+        model: where it is given, every cell's optimizer, schedule and batch size are tried on it.
+        loss: a loss object in place of the settings' name.
+
+    Raises:
+        FalllineError: the first cell that cannot be run, and why.
+    """
     must(len(data.validation) > 0, "there are validation rows", "none", "give the data a validation share", where="compare")
-    for _, batch in plan.cells:
-        batch_rows(plan.settings_of(plan.optimizers[0], batch, 1.0, 0), len(data.train))
+    for cell in plan.cells:
+        settings = plan.settings_of(cell, plan.rates[cell.optimizer][0], plan.seeds[0])
+        try:
+            checks.batch_rows(settings, len(data.train))
+            if model is not None:
+                goal = aim(data, settings, copy.deepcopy(loss))
+                checks.check(_small(model, data, goal.outputs, settings.dropout), data, settings, goal.loss)
+        except FalllineError as error:
+            if len(plan.cells) == 1:
+                raise
+            raise FalllineError(f"member {plan.cell_name(cell)}: {error}") from error
+
+
+def _small(model: ModelLike, data: "Data", outputs: int, dropout: float) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return fresh(model, data.input_shape, outputs, seed=0, dropout=dropout)
+
+
+def merged(plan: Plan, rows: int) -> Plan:
+    """The plan with batch sizes that are the same on so many rows merged, and that said."""
+    if "full" in plan.batch_sizes and rows in plan.batch_sizes:
+        kept = tuple(batch for batch in plan.batch_sizes if batch != rows)
+        return dataclasses.replace(plan, batch_sizes=kept, notes=(*plan.notes, f"batch size {rows} is the full batch and is run once"))
+    return plan
+
+
+def _steps(plan: Plan, rows: int) -> int:
+    each = {batch: 1 if batch == "full" else math.ceil(rows / batch) for batch in plan.batch_sizes}
+    trainings = sum((plan.trials(cell.optimizer) + len(plan.seeds)) * each[cell.batch_size] for cell in plan.cells)
+    return plan.settings.epochs * trainings
+
+
+def _notes(plan: Plan, shop: Workshop, members: Sequence[Member], trials: Sequence[Member]) -> list[str]:
+    """How the study was run, in sentences."""
+    notes = list(plan.notes)
+    if plan.searched:
+        counts = sorted({plan.trials(name) for name in plan.optimizers if plan.trials(name)})
+        spent = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        notes.append(
+            f"every cell had {spent} trainings to find its learning rate, and up to 3 more where the best stood at the edge of the "
+            f"rates, all with seed {plan.search_seed}, which is not compared"
+        )
+    every = [*members, *trials]
+    blocks = sorted({m.block for m in every})
+    if blocks and blocks[-1] > 1:
+        notes.append(f"{len(every)} trainings were run as populations of up to {blocks[-1]} members")
+    for why in dict.fromkeys(m.alone for m in every if m.alone):
+        notes.append(f"{sum(m.alone == why for m in every)} trainings were run one by one: {why}")
+    return notes
 
 
 def _search(plan: Plan, tuned: dict[Cell, Tuned]) -> dict[str, list[list[float | None]]]:
-    several = len(plan.batch_sizes) > 1
     return {
-        f"{label(name)}, batch {batch}" if several else label(name): [
-            [lr, loss if math.isfinite(loss) else None] for lr, loss in found.trials
-        ]
-        for (name, batch), found in tuned.items()
+        plan.cell_name(cell): [[lr, loss if math.isfinite(loss) else None] for lr, loss in found.trials]
+        for cell, found in tuned.items()
         if found.trials
     }
-
-
-class _Ticks:
-    """Moves the bar by steps, in units of epochs; trials beyond the plan do not move it, and members that end early are made up for."""
-
-    def __init__(self, bar: Progress, plan: Plan) -> None:
-        self.bar, self.plan = bar, plan
-        self.at, self.base, self.per_step = 0.0, 0.0, 0.0
-        self.steps = 0
-
-    def start(self, note: str, rows: int, batch: Any) -> None:
-        """A new member or search begins."""
-        steps = 1 if batch == "full" else math.ceil(rows / batch)
-        self.per_step = 1 / steps
-        self.steps = 0
-        self.bar.advance(0, note=note)
-
-    def __call__(self) -> None:
-        self.steps += 1
-        if self.steps % max(1, round(1 / self.per_step)) == 0:
-            self._move(1.0)
-
-    def reach(self, members: int) -> None:
-        """`members` of the plan are done: the bar stands where it should."""
-        self.base += members * self.plan.settings.epochs
-        self._move(self.base - self.at)
-
-    def _move(self, amount: float) -> None:
-        self.at += amount
-        self.bar.advance(amount)

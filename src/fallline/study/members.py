@@ -1,27 +1,30 @@
-"""One member of a study: trained, recorded whole, and read back when the study is resumed."""
+"""The members of a study: trained as populations, recorded whole, and read back when the study is resumed."""
 
-import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 
-from fallline import optim, record
+from fallline import record
 from fallline._core.errors import FalllineError
+from fallline.population import Block, Job, Population, Result
+from fallline.population.steppers import build_one
 from fallline.record import Reader, Writer
 from fallline.study.models import ModelLike, fresh
-from fallline.study.plan import BatchSize, Plan, label
-from fallline.training.threads import fitting_threads
-from fallline.training import Settings, aim, train
-from fallline.training.checks import batch_rows
+from fallline.study.plan import BatchSize, Cell, Plan, label
+from fallline.study.runner import Local, Runner, Stop, Tick
+from fallline.study.steps import first_crossing
+from fallline.training import Goal, Settings
 
 if TYPE_CHECKING:
     from fallline.data import Data
     from fallline.losses import Loss
 
+_WARM: set[str] = set()
 OUTCOME = "outcome"  # the text in the record that says: this member is whole
 
 
@@ -39,11 +42,15 @@ class Member:
         status: "finished" or "diverged".
         validation: metrics on validation rows, at the weights that were kept.
         test: metrics on test rows, looked at once; {} for a trial and for a diverged member.
-        seconds: wall-clock time of its training.
+        seconds: its share of the time of its block: forward and backward in equal parts, the step by rule.
         steps: optimizer steps.
         epochs: whole epochs.
         best_epoch: of the weights that were kept.
         message: what is to say, where it did not simply finish.
+        loss: spec of its loss.
+        schedule: spec of its schedule.
+        block: members that were trained together with it.
+        alone: why it was trained by itself; "" where it was not, or was the only one.
     """
 
     run: str
@@ -60,6 +67,10 @@ class Member:
     epochs: int = 0
     best_epoch: int = 0
     message: str = ""
+    loss: str = "auto"
+    schedule: str = "constant"
+    block: int = 1
+    alone: str = ""
 
     @property
     def diverged(self) -> bool:
@@ -72,8 +83,28 @@ class Member:
         return math.nan if self.diverged or found is None else float(found)
 
 
+class Request(NamedTuple):
+    """A member that is wanted."""
+
+    cell: Cell
+    lr: float
+    seed: int
+    search: bool = False
+
+
 class Workshop:
-    """Trains members one after another into one record; those that the record holds already are read from it."""
+    """Trains members as populations into one record; blocks that the record holds whole are read from it.
+
+    Args:
+        model: spec, module or function.
+        data: rows.
+        plan: what is asked.
+        writer: the study's record.
+        loss: a loss object in place of the settings' name.
+        stop: asked after every few steps.
+        tick: told how many member-steps were made, and a loss.
+        runner: where blocks are trained; by default here.
+    """
 
     def __init__(
         self,
@@ -82,63 +113,66 @@ class Workshop:
         plan: Plan,
         writer: Writer,
         loss: "Loss | None",
-        stop: Callable[[], bool],
-        tick: Callable[[], None],
+        stop: Stop,
+        tick: Tick,
+        runner: Runner | None = None,
     ) -> None:
-        self.model, self.data, self.plan, self.writer, self.loss, self.stop, self.tick = model, data, plan, writer, loss, stop, tick
-        self.goal = aim(data, plan.settings, loss)
+        self.data, self.plan, self.writer, self.stop, self.tick = data, plan, writer, stop, tick
+        self.runner = runner or Local()
         self.reader = Reader(writer)
         self.interrupted = False
-        self.warm: set[str] = set()
+        self.alone: dict[str, int] = {}
 
-    def member(self, optimizer: str, batch: BatchSize, lr: float, seed: int, *, search: bool = False) -> Member | None:
-        """Train one member, or read it; None where the user stopped it."""
-        name = self.plan.name_of(optimizer, batch, lr, seed, search=search)
-        known = self.known(name)
-        if known is not None:
-            return known
-        if self.interrupted or self.stop():
-            self.interrupted = True
-            return None
-        self.writer.drop(name)
-        settings = self.plan.settings_of(optimizer, batch, lr, seed)
-        made = self._train(name, settings, search)
-        if made is not None:
-            self.writer.text(OUTCOME, json.dumps(asdict(made)), run=name)
+        def make(settings: Settings, goal: Goal) -> nn.Module:
+            return fresh(model, data.input_shape, goal.outputs, seed=settings.seed, dropout=settings.dropout)
+
+        self.population = Population(make, data, loss, sizes=plan.sizes)
+
+    def train(self, wanted: Sequence[Request]) -> dict[Request, Member]:
+        """The members that are wanted; fewer where the user stopped, and then `interrupted` is set.
+
+        A block is recorded whole or not at all: one that lacks a member is trained anew, as a member's last bits depend on its block.
+        """
+        by_run = {self.plan.name_of(r.cell, r.lr, r.seed, search=r.search): r for r in wanted}
+        jobs = [Job(run, self.plan.settings_of(r.cell, r.lr, r.seed), test=not r.search) for run, r in by_run.items()]
+        found: dict[str, Member] = {}
+        missing: list[Block] = []
+        before = dict(self.population.sizes)
+        blocks = self.population.blocks(jobs)
+        if self.population.sizes != before:  # so that a resumed study takes the same blocks
+            self.writer.describe(config=self.plan.to_json())
+        for block in blocks:
+            known = {job.run: self.known(job.run) for job in block.jobs}
+            if all(member is not None for member in known.values()):
+                found |= {run: member for run, member in known.items() if member is not None}
+                self.tick(sum(member.steps for member in found.values()), math.nan)
+            else:
+                self.writer.drop(*known)
+                missing.append(block)
+        self._warm_up([job.settings for block in missing for job in block.jobs])
+        for block, results in self.runner.run(self.population, missing, self.writer, stop=self.stop, tick=self.tick):
+            if results is None:
+                self.writer.drop(*(job.run for job in block.jobs))
+                self.interrupted = True
+                break
+            for result in results:
+                member = self._member(by_run[result.job.run], result)
+                found[result.job.run] = member
+                self.writer.text(OUTCOME, json.dumps(asdict(member)), run=member.run)
+                if result.alone:
+                    self.alone[result.alone] = self.alone.get(result.alone, 0) + 1
             self.writer.flush()
-        return made
+        return {by_run[run]: member for run, member in found.items()}
 
-    def _train(self, name: str, settings: Settings, search: bool) -> Member | None:
-        self._warm_up(settings)
-        model = fresh(self.model, self.data.input_shape, self.goal.outputs, seed=settings.seed, dropout=settings.dropout)
-
-        def stop() -> bool:
-            self.tick()
-            return self.stop()
-
-        with fitting_threads(model, batch_rows(settings, len(self.data.train))):
-            outcome = train(
-                model,
-                self.data,
-                settings,
-                writer=self.writer,
-                progress=False,
-                stop=stop,
-                loss=copy.deepcopy(self.loss),  # every member begins with the loss's own parameters as they were given
-                run=name,
-                test=not search,
-            )
-        if outcome.status == "interrupted":
-            self.interrupted = True
-            self.writer.drop(name)
-            return None
+    def _member(self, request: Request, result: Result) -> Member:
+        settings, outcome = result.job.settings, result.outcome
         return Member(
-            name,
+            result.job.run,
             label(settings.optimizer),
             settings.batch_size,
             float(settings.lr),
             settings.seed,
-            search,
+            request.search,
             outcome.status,
             outcome.metrics.get("validation", {}),
             outcome.metrics.get("test", {}),
@@ -147,24 +181,20 @@ class Workshop:
             outcome.epochs_done,
             outcome.best_epoch,
             outcome.message,
+            request.cell.loss,
+            request.cell.schedule,
+            result.block,
+            result.alone,
         )
 
-    def _warm_up(self, settings: Settings) -> None:
-        """Have the optimizer's step compiled before the first member is timed."""
-        if settings.optimizer in self.warm:
-            return
-        self.warm.add(settings.optimizer)
-        weight = torch.nn.Parameter(torch.zeros(2))
-        weight.grad = torch.zeros(2)
-        optim.build(
-            settings.optimizer,
-            [("weight", weight)],
-            lr=float(settings.lr),
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-            engine=settings.engine,
-            nonfinite="allow",
-        ).step()
+    def _warm_up(self, wanted: Sequence[Settings]) -> None:
+        """Have the optimizers' steps compiled before members are timed."""
+        for spec, settings in {settings.optimizer: settings for settings in wanted}.items():
+            if spec not in _WARM:
+                _WARM.add(spec)
+                weight = torch.nn.Parameter(torch.zeros(2))
+                weight.grad = torch.zeros(2)
+                build_one(settings, [("weight", weight)]).step()
 
     def known(self, name: str) -> Member | None:
         """The member of that name, where the record holds it whole."""
@@ -172,12 +202,13 @@ class Workshop:
         return None if not texts else read_member(texts[-1][1], name)
 
     def steps_to(self, member: Member, metric: str, target: float) -> float:
-        """Steps until the validation metric first reached the target; infinity where it never did, or where the member diverged."""
+        """Steps until the validation metric first reached the target, on the line between two epochs; infinity where it never did, or
+        where the member diverged.
+        """
         if member.diverged:
             return math.inf
         found = self.reader.series(metric, "validation", member.run)
-        reached = found.value <= target if record.key(metric).better == "lower" else found.value >= target
-        return float(found.step[reached][0]) if reached.any() else math.inf
+        return first_crossing(found.step.tolist(), found.value.tolist(), target, lower=record.key(metric).better == "lower")
 
     def best_value(self, member: Member, metric: str) -> float:
         """The best validation metric of any epoch; NaN for a diverged member."""

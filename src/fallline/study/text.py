@@ -21,13 +21,11 @@ def ranking_text(result: "Result", plan: Plan) -> str:
     from rich.table import Table
 
     key = record.key(plan.metric)
-    several = len(plan.batch_sizes) > 1
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     heads = [
         "",
         "optimizer",
         "lr",
-        *(["batch"] if several else []),
         f"{key.label} [95 %]",
         "test",
         "differs",
@@ -45,9 +43,8 @@ def ranking_text(result: "Result", plan: Plan) -> str:
             steps += f" ({row['missed']} missed)"
         table.add_row(
             "-" if row["rank"] is None else str(row["rank"]),
-            row["optimizer"],
+            row["cell"],
             f"{row['lr']:.3g}",
-            *([str(row["batch_size"])] if several else []),
             f"{_number(row['mean'])}{spread}",
             _number(row["test_mean"]),
             row["differs_from_best"],
@@ -70,9 +67,7 @@ def legend(result: "Result", plan: Plan) -> list[str]:
     if math.isfinite(result.target):
         how = "what the middle run of three in four optimizers reached" if plan.target == "auto" else "as given"
         out.append(f"Steps: until validation {key.label} {_number(result.target)} ({how}); a run that never reached it counts as infinity.")
-    if plan.searched:
-        out.append(f"Learning rates: whole trainings with seed {plan.search_seed}, judged by validation loss; the same budget for each.")
-    return out
+    return [*out, *(f"{note[0].upper()}{note[1:]}." for note in result.notes)]
 
 
 def python_call(model: Any, source: dict[str, Any], plan: Plan) -> str:
@@ -81,10 +76,11 @@ def python_call(model: Any, source: dict[str, Any], plan: Plan) -> str:
         ", ".join([repr(source["source"]), *(f"{k}={v!r}" for k, v in source.items() if k != "source" and v is not None)]) if source else ""
     )
     usual = {field.name: field.default for field in dataclasses.fields(Settings)}
+    several = {name for name, given in (("loss", plan.losses), ("schedule", plan.schedules)) if len(given) > 1}
     changed = {
         name: value
         for name, value in plan.settings.to_json().items()
-        if name not in ("optimizer", "lr", "batch_size", "seed", "epochs") and value != usual[name]
+        if name not in {"optimizer", "lr", "batch_size", "seed", "epochs", *several} and value != usual[name]
     }
     lrs: Any = "auto"
     if not all(plan.auto.values()):
@@ -92,6 +88,8 @@ def python_call(model: Any, source: dict[str, Any], plan: Plan) -> str:
     options = {
         "lrs": lrs,
         "batch_sizes": list(plan.batch_sizes),
+        **({"losses": list(plan.losses)} if len(plan.losses) > 1 else {}),
+        **({"schedules": list(plan.schedules)} if len(plan.schedules) > 1 else {}),
         "seeds": list(plan.seeds),
         "epochs": plan.settings.epochs,
         "target": plan.target,

@@ -1,18 +1,22 @@
 """The learning rate of each optimizer, found on the same budget for all: whole trainings with a seed that is not compared later.
 
-1. A first look: five rates over the optimizer's usual range, evenly apart in ratio.
+1. A first look: five rates over the optimizer's usual range, evenly apart in ratio; or the rates that the user listed.
 2. While the best stands at the edge of what was tried, one more rate outward, three at most.
-3. Two rates beside the best at half the ratio, then two at a quarter.
+3. Two rates beside the best at half the ratio, then two at a quarter; left out where the user listed the rates.
 
 A trial is judged by the loss on validation rows at the weights that are kept; one that diverged is worse than any other. Where the best
-rate still stands at the edge, that is said: the optimizer may be under-tuned. Rates that the user listed are tried as they are.
+rate still stands at the edge, that is said, and the optimizer is not ranked: it may be under-tuned. A single rate is taken as it is.
+
+A search asks for rates and is sent their losses, so that the searches of all cells go on together, as one population a round.
 """
 
 import math
+from collections.abc import Generator
 from typing import NamedTuple
 
-from fallline.study.members import Workshop
-from fallline.study.plan import GROW, BatchSize, Plan, rounded
+from fallline.study.plan import GROW, Plan, rounded
+
+Search = Generator[list[float], dict[float, float], "Tuned"]
 
 
 class Tuned(NamedTuple):
@@ -27,36 +31,26 @@ class Tuned(NamedTuple):
     trials: list[tuple[float, float]]
 
 
-def tune_lr(shop: Workshop, plan: Plan, optimizer: str, batch: BatchSize) -> Tuned:
-    """Find the learning rate of one optimizer at one batch size."""
+def search(plan: Plan, optimizer: str) -> Search:
+    """Look for the learning rate of an optimizer: yields rates to try, is sent the loss of each (infinity: it diverged)."""
     rates = plan.rates[optimizer]
     if not plan.trials(optimizer):
         return Tuned(rates[0], False, [])
     tried: dict[float, float] = {}
-
-    def attempt(rate: float) -> bool:
-        if rate not in tried:
-            member = shop.member(optimizer, batch, rate, plan.search_seed, search=True)
-            if member is None:
-                return False
-            loss = member.value("loss")
-            tried[rate] = loss if math.isfinite(loss) else math.inf
-        return True
-
-    if not all(attempt(rate) for rate in rates):
-        return Tuned(None, False, sorted(tried.items()))
+    tried |= yield list(rates)
+    ratio = (rates[-1] / rates[0]) ** (1 / (len(rates) - 1))
+    for _ in range(GROW):
+        side = _edge(tried)
+        if side is None:
+            break
+        tried |= yield [rounded(min(tried) / ratio if side == "low" else max(tried) * ratio)]
     if plan.auto[optimizer]:
-        ratio = (rates[-1] / rates[0]) ** (1 / (len(rates) - 1))
-        for _ in range(GROW):
-            side = _edge(tried)
-            if side is None:
-                break
-            if not attempt(rounded(min(tried) / ratio if side == "low" else max(tried) * ratio)):
-                return Tuned(None, False, sorted(tried.items()))
         for power in (1 / 2, 1 / 4):
             best = best_rate(tried)
-            if not all(attempt(rounded(best * ratio**sign)) for sign in (-power, power)):
-                return Tuned(None, False, sorted(tried.items()))
+            beside = [rounded(best * ratio**sign) for sign in (-power, power)]
+            new = [rate for rate in beside if rate not in tried]
+            if new:
+                tried |= yield new
     return Tuned(best_rate(tried), _edge(tried) is not None, sorted(tried.items()))
 
 
@@ -67,6 +61,11 @@ def best_rate(tried: dict[float, float]) -> float:
     0.01
     """
     return min(sorted(tried), key=lambda rate: tried[rate])
+
+
+def finite(loss: float) -> float:
+    """The loss, infinity in the place of NaN."""
+    return loss if math.isfinite(loss) else math.inf
 
 
 def _edge(tried: dict[float, float]) -> str | None:
