@@ -237,6 +237,7 @@ def check(data: "Data", plan: Plan, model: ModelLike | None = None, loss: "Loss 
         FalllineError: the first cell that cannot be run, and why.
     """
     must(len(data.validation) > 0, "there are validation rows", "none", "give the data a validation share", where="compare")
+    must(plan.settings.track is None, "track is left out", repr(plan.settings.track), "fl.fit mirrors a single run", where="compare")
     for cell in plan.cells:
         settings = plan.settings_of(cell, plan.rates[cell.optimizer][0], plan.seeds[0])
         try:
