@@ -87,6 +87,16 @@ def test_a_study_has_seeds_and_batch_sizes_as_problems():
     assert found["b"]["score"] == pytest.approx(np.mean([2 / 3, 1, 1, 1]))
 
 
+def test_a_schedule_belongs_to_the_optimizer_and_a_loss_to_the_problem():
+    rows = [{**row("a", [10, 20]), "schedule": "constant", "loss": "mse"}, {**row("a", [20, 20]), "schedule": "cosine", "loss": "mse"}]
+    assert [p["name"] for p in study_profiles(rows)] == ["a under constant", "a under cosine"]
+    rows = [
+        {**row(name, steps), "schedule": "cosine", "loss": loss}
+        for name, steps, loss in [("a", [1, 2], "mse"), ("a", [3, 3], "mae"), ("b", [2, 4], "mse"), ("b", [3, 3], "mae")]
+    ]
+    assert [(p["name"], p["problems"], p["rho"][0]) for p in study_profiles(rows)] == [("a", 4, 1.0), ("b", 4, 0.5)]
+
+
 def test_problems_that_not_all_were_run_on_are_left_out():
     found = study_profiles([row("a", [10, 20, 5], seeds=(0, 1, 2)), row("b", [30, 10], seeds=(1, 2))])
     assert found[0]["name"] == "a"

@@ -96,7 +96,8 @@ def profiles(times: Mapping[str, Sequence[float]], farthest: float = FARTHEST) -
 def study_profiles(rows: Sequence[Mapping[str, Any]], farthest: float = FARTHEST) -> list[dict[str, Any]]:
     """The profiles of a study's optimizers; its seeds, at each batch size and loss, are the problems.
 
-    Rows that are not ranked take no part, and a problem that not all optimizers were run on is left out.
+    An optimizer under another schedule is another one. Rows that are not ranked take no part, and a problem that not all optimizers were
+    run on is left out.
 
     Args:
         rows: of `ranking.table`.
@@ -106,11 +107,11 @@ def study_profiles(rows: Sequence[Mapping[str, Any]], farthest: float = FARTHEST
         As `profiles`; [] where no steps were counted, or where no optimizer has a rival.
     """
     found: dict[str, dict[tuple, float]] = {}
+    several = len({row.get("schedule") for row in rows}) > 1
     for row in rows:
         if row.get("rank") is None or not row.get("steps"):
             continue
-        schedule = row.get("schedule")
-        name = row["optimizer"] if schedule in (None, "constant") else f"{row['optimizer']}, {schedule}"
+        name = f"{row['optimizer']} under {row['schedule']}" if several else row["optimizer"]
         for seed, steps in zip(row["at_seeds"], row["steps"], strict=True):
             found.setdefault(name, {})[(seed, row["batch_size"], row.get("loss"))] = math.inf if steps is None else max(steps, 1.0)
     if len(found) < 2:

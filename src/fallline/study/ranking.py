@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fallline import record
-from fallline.study.cells import cell_columns, cell_name
 from fallline.study.members import Member, Workshop
 from fallline.study.pairs import LEVEL, differences, plain
-from fallline.study.plan import Plan
+from fallline.study.plan import Cell, Plan, label
 from fallline.study.sentence import in_units, sentence, steps_sentence
 from fallline.study.statistics import Interval, mean_interval, median, smallest_visible
 from fallline.study.tune import Tuned
 
-Cell = tuple[str, Any]
 AT_EDGE = "not ranked: its best learning rate stands at the edge of what was tried"
 
 
@@ -27,7 +25,7 @@ def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: 
     """The rows, ranked ones first, and the target that steps are counted to (NaN where there is none).
 
     `differences`, `study_profiles` and `headline` are functions of these rows alone. A row holds `rank` (None: not ranked), `cell` (its
-    name), `optimizer`, `batch_size` (and `loss`, `schedule` where cells have them), `lr`, `seeds` (how many), `at_seeds` (which),
+    name), `optimizer`, `batch_size`, `loss`, `schedule`, `lr`, `seeds` (how many), `at_seeds` (which),
     `metric`, `values` and `steps` (one for each seed; None: diverged, or missed; `steps` is None where there is no target), `ran` (steps
     that each run took in all), `step` and `every` (the smallest amounts by which `values` and `steps` can move), `target`,
     `steps_to_target` (middle seed), `missed`, `diverged`, `mean`, `low`, `high`, `test_mean`, `test_low`, `test_high`, `seconds`,
@@ -63,8 +61,8 @@ def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned:
     steps = [shop.steps_to(m, plan.metric, target) for m in found]
     reached = median(steps)
     return {
-        "cell": cell_name(plan, cell),
-        **cell_columns(cell),
+        "cell": plan.cell_name(cell),
+        **{**cell._asdict(), "optimizer": label(cell.optimizer)},
         "lr": found[0].lr,
         "seeds": len(found),
         "diverged": sum(m.diverged for m in found),
