@@ -38,7 +38,8 @@ _FASTER = {
     "short": _COST | {"shape", "blank", "check_values"},
     "quick": _COST,
     "quick_slope": _COST | {"quick", "forward"},
-    "quick_slopes": _COST | {"quick", "forward"},
+    "quick_each": _COST | {"quick", "forward"},
+    "quick_slopes": _COST | {"quick", "quick_each", "forward"},
     "all_count": frozenset({"kept", "weights"}),
 }
 """Each shorter way, and what it stands for: a class that changes any of these after the way was written goes the long way."""
@@ -261,18 +262,20 @@ class Loss(nn.Module):
         (slope,) = torch.autograd.grad(value, leaf)
         return value.detach(), slope
 
+    def quick_each(self, input: Tensor, target: Tensor) -> Tensor:
+        """`quick` of several models at once: input (R, N, ...) and target (R, N, ...) give values (R,)."""
+        if self._by_values and type(self).values is not Loss.values and type(self).quick is not Loss._as_called:
+            return self.values(wide(input.flatten(0, 1)), wide(target.flatten(0, 1))).view(len(input), -1).mean(1)
+        try:
+            return torch.func.vmap(self.quick)(input, target)
+        except (RuntimeError, NotImplementedError):  # a way that only one model can go
+            return torch.stack([self.quick(x, y) for x, y in zip(input, target, strict=True)])
+
     def quick_slopes(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """`quick_slope` of several models at once: input (R, N, ...) and target (R, N, ...) give values (R,) and slopes like the input."""
         leaf = input.detach().requires_grad_()
         with torch.enable_grad():
-            if self._by_values and type(self).values is not Loss.values and type(self).quick is not Loss._as_called:
-                found = self.values(wide(leaf.flatten(0, 1)), wide(target.flatten(0, 1)))
-                values = found.view(len(leaf), -1).mean(1)
-            else:
-                try:
-                    values = torch.func.vmap(self.quick)(leaf, target)
-                except (RuntimeError, NotImplementedError):  # a way that only one model can go
-                    values = torch.stack([self.quick(x, y) for x, y in zip(leaf, target, strict=True)])
+            values = self.quick_each(leaf, target)
             (slope,) = torch.autograd.grad(values.sum(), leaf)
         return values.detach(), slope
 

@@ -1,15 +1,27 @@
-"""What a model is worth on some rows: torchmetrics' functions over all outputs at once, in the target's own units."""
+"""What models are worth on some rows, for many members at once: counts and sums over the rows, from which every metric follows.
+
+    accuracy = Σ_c TP_c / N                precision = mean_c TP_c / called_c        recall = mean_c TP_c / true_c
+    F1 = mean_c 2 TP_c / (called_c + true_c)                                         ROC AUC = mean_c of c against the rest
+    r² = 1 − Σ(y − ŷ)² / Σ(y − ȳ)²         MAE = mean |y − ŷ|                        RMSE = √mean (y − ŷ)²
+
+The means are over the classes that occur (the ROC AUC's: among the labels; the others': among labels or predictions), a quotient 0 / 0 is
+0, and two classes give precision, recall and F1 of the second. These are torchmetrics' definitions, in double precision, but for one: r²
+of a target of very small numbers is what the formula says.
+"""
 
 import math
-import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fallline.training.areas import areas
 from fallline.training.goal import Goal
 
 CLASSIFICATION = ("accuracy", "precision", "recall", "f1", "roc_auc")
 REGRESSION = ("r2", "mae", "rmse")
+_SOFTMAX = frozenset({"logits", "scores", "logit_or_logits"})
+_ELEMENTS = 1 << 22  # outputs that are looked at together
 
 
 def names(task: str) -> tuple[str, ...]:
@@ -34,83 +46,143 @@ def compute(goal: Goal, raw: Tensor, y: Tensor, *, auc_rows: int | None = None) 
     Returns:
         name to value; NaN where a metric is not defined (one class only, a constant target, an output that is not finite).
     """
-    if len(y) == 0:
-        return {}
-    if not bool(torch.isfinite(raw).all()):
-        return dict.fromkeys(names(goal.task), math.nan)
-    seen = goal.predict(raw.detach().cpu())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _regression(seen, y.cpu()) if goal.task == "regression" else _classification(goal, seen, y.cpu(), auc_rows or len(y))
+    return compute_each(goal, raw.unsqueeze(0), y, auc_rows=auc_rows)[0]
 
 
 def compute_each(goal: Goal, raw: Tensor, y: Tensor, *, auc_rows: int | None = None) -> list[dict[str, float]]:
     """`compute` for several members: raw (R, N, outputs), y (N,) that they share or (R, N)."""
-    shared = y.ndim == 1
-    return [compute(goal, each, y if shared else y[i], auc_rows=auc_rows) for i, each in enumerate(raw)]
+    members, rows = raw.shape[0], y.shape[-1]
+    if rows == 0:
+        return [{} for _ in range(members)]
+    y = y.expand(members, rows)
+    size = max(1, _ELEMENTS // max(1, raw[:1].numel()))
+    out: list[dict[str, float]] = []
+    for at in range(0, members, size):
+        part = raw[at : at + size]
+        tally = Tally(goal, len(part), rows, auc_rows)
+        tally.add(part, y[at : at + size])
+        out += tally.metrics()
+    return out
 
 
 def labels(goal: Goal, seen: Tensor) -> Tensor:
     """Class indices (N,) from what `Goal.predict` gives: the most likely class, the middle one of ordered ones, or a score's sign."""
+    return _called(goal, seen, seen.ndim == 2)
+
+
+def _called(goal: Goal, seen: Tensor, several: bool) -> Tensor:
+    """`labels` of scores (N, C), or (R, C, N), where there are `several`; else of (N,) or (R, N)."""
     if goal.loss.output == "ordinal":
         above = 1 - seen.double().cumsum(1)[:, :-1]  # P(class > k)
         return (above > 0.5).sum(1)
-    if seen.ndim == 2:
-        return seen.argmax(dim=1)
+    if several:
+        return seen.max(1).indices
     return (seen > (0.0 if goal.loss.output == "score" else 0.5)).long()
 
 
-def _regression(seen: Tensor, y: Tensor) -> dict[str, float]:
-    from torchmetrics.functional import regression as tm
+class Tally:
+    """Counts and sums over rows that come in pieces.
 
-    seen, y = (seen[:, 0] if seen.ndim == 2 else seen).double(), y.double()
-    varies = len(y) > 1 and bool((y != y[0]).any())
-    return {
-        "r2": float(tm.r2_score(seen, y)) if varies else math.nan,
-        "mae": float(tm.mean_absolute_error(seen, y)),
-        "rmse": float(tm.mean_squared_error(seen, y, squared=False)),
-    }
+    Args:
+        goal: tells task, classes and what the output means.
+        members: how many there are.
+        rows: that will come, in all pieces together.
+        auc_rows: the ROC AUC is taken over this many of the last rows; None takes all.
+    """
 
+    def __init__(self, goal: Goal, members: int, rows: int, auc_rows: int | None = None) -> None:
+        self.goal, self.rows, self.seen = goal, rows, 0
+        self.from_row = 0 if auc_rows is None else max(0, rows - auc_rows)
+        self.finite = torch.ones(members, dtype=torch.bool)
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        wide = 7 if goal.task == "regression" else 3 * len(goal.classes)
+        self.sums = torch.zeros((members, wide), dtype=torch.float64 if goal.task == "regression" else torch.int64)
 
-def _classification(goal: Goal, seen: Tensor, y: Tensor, last: int) -> dict[str, float]:
-    from torchmetrics.functional import classification as tm
+    def take(self, chosen: Tensor) -> None:
+        """Keep only the members `chosen` (indices)."""
+        self.finite, self.sums = self.finite[chosen], self.sums[chosen]
+        self.kept = [(scores[chosen], y[chosen]) for scores, y in self.kept]
 
-    called = labels(goal, seen)
-    count = len(goal.classes)
-    y_last = y[-last:]
-    several = bool((y_last != y_last[0]).any())
-    if goal.task == "binary":
-        score = seen[:, 1] if seen.ndim == 2 else seen
+    def add(self, raw: Tensor, y: Tensor) -> None:
+        """The next rows: outputs (R, N, outputs) or (R, N), and targets (R, N)."""
+        raw, y = raw.detach().cpu(), y.cpu()
+        raw = raw if raw.ndim == 3 else raw.unsqueeze(-1)
+        fine = torch.isfinite(raw).flatten(1).all(1)
+        if not bool(fine.all()):
+            self.finite &= fine
+            raw = torch.where(fine[:, None, None], raw, 0)
+        seen = self._read(raw)
+        if self.goal.task == "regression":
+            self._regression((seen[:, 0] if seen.ndim == 3 else seen).double(), y.double())
+        else:
+            self._classification(seen, y)
+        self.seen += y.shape[1]
+
+    def _read(self, raw: Tensor) -> Tensor:
+        """What a user reads, (R, C, N) or (R, N)."""
+        goal, (members, rows, width) = self.goal, raw.shape
+        if goal.reading is None and goal.scale is None and goal.loss.output in _SOFTMAX and width > 1:
+            return torch.softmax(raw.permute(2, 0, 1).contiguous(), 0).permute(1, 0, 2)  # along a short last axis it is many times slower
+        seen = goal.predict(raw.reshape(members * rows, width))
+        return seen.view(members, rows) if seen.ndim == 1 else seen.view(members, rows, -1).transpose(1, 2)
+
+    def _regression(self, seen: Tensor, y: Tensor) -> None:
+        if not self.seen:
+            self.sums[:, 0] = y[:, 0]
+        error, away = seen - y, y - self.sums[:, :1]
+        found = (error.abs(), error.square(), away, away.square(), (away != 0).double())
+        self.sums[:, 1:6] += torch.stack([each.sum(1) for each in found], 1)
+
+    def _classification(self, seen: Tensor, y: Tensor) -> None:
+        members, classes = len(y), len(self.goal.classes)
+        called = _called(self.goal, seen, seen.ndim == 3)
+        places = torch.arange(members).unsqueeze(1) * classes
+        true = y + places
+        of_each = (true[called == y], (called + places).flatten(), true.flatten())
+        self.sums += torch.cat([torch.bincount(each, minlength=members * classes).view(members, -1) for each in of_each], 1)
+        skip = self.from_row - self.seen
+        if skip < y.shape[1]:
+            scores = seen if seen.ndim == 3 else seen.unsqueeze(1)
+            scores = scores[:, 1:2] if self.goal.task == "binary" and scores.shape[1] > 1 else scores
+            self.kept.append((scores[..., max(0, skip) :], y[:, max(0, skip) :]))
+
+    def columns(self) -> dict[str, Tensor]:
+        """Metric to the values of the members, (R,) in double precision."""
+        found = self._of_sums() if self.goal.task == "regression" else self._of_counts()
+        return {name: torch.where(self.finite, value, math.nan) for name, value in found.items()}
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The metrics of each member."""
+        found = self.columns()
+        return [dict(zip(found, values, strict=True)) for values in zip(*(value.tolist() for value in found.values()), strict=True)]
+
+    def _of_sums(self) -> dict[str, Tensor]:
+        _, absolute, squares, away, spread, varies, _ = self.sums.unbind(1)
+        total = spread - away.square() / self.seen
         return {
-            "accuracy": float(tm.binary_accuracy(called, y, validate_args=False)),
-            "precision": float(tm.binary_precision(called, y, validate_args=False)),
-            "recall": float(tm.binary_recall(called, y, validate_args=False)),
-            "f1": float(tm.binary_f1_score(called, y, validate_args=False)),
-            "roc_auc": float(tm.binary_auroc(_ranks(score[-last:]), y_last, validate_args=False)) if several else math.nan,
+            "r2": torch.where(varies > 0, 1 - squares / total, math.nan),
+            "mae": absolute / self.seen,
+            "rmse": (squares / self.seen).sqrt(),
         }
-    return {
-        "accuracy": float(tm.multiclass_accuracy(called, y, count, average="micro", validate_args=False)),
-        "precision": float(tm.multiclass_precision(called, y, count, average="macro", validate_args=False)),
-        "recall": float(tm.multiclass_recall(called, y, count, average="macro", validate_args=False)),
-        "f1": float(tm.multiclass_f1_score(called, y, count, average="macro", validate_args=False)),
-        "roc_auc": _one_against_rest(_unit(seen[-last:]), y_last, count) if several else math.nan,
-    }
 
+    def _of_counts(self) -> dict[str, Tensor]:
+        right, called, true = self.sums.double().chunk(3, 1)
+        present: Any = called + true > 0
+        accuracy = right.sum(1) / self.seen
+        if self.goal.task == "binary":
+            right, called, true, present = right[:, 1:], called[:, 1:], true[:, 1:], torch.ones(())
+        mean = {
+            name: (each * present).sum(1) / (present.sum(1) if present.ndim else 1.0)
+            for name, each in (
+                ("precision", right / called.clamp_min(1)),
+                ("recall", right / true.clamp_min(1)),
+                ("f1", 2 * right / (called + true).clamp_min(1)),
+            )
+        }
+        return {"accuracy": accuracy, **mean, "roc_auc": self._areas()}
 
-def _one_against_rest(seen: Tensor, y: Tensor, count: int) -> float:
-    """The mean ROC AUC over the classes that `y` has: torchmetrics would count a class without rows as 0."""
-    from torchmetrics.functional import classification as tm
-
-    each = tm.multiclass_auroc(seen, y, count, average="none", validate_args=False)
-    return float(each[torch.bincount(y, minlength=count) > 0].mean())
-
-
-def _ranks(score: Tensor) -> Tensor:
-    """Scores as ranks in [0, 1], ties kept: torchmetrics would squash scores outside [0, 1], and so make ties of its own."""
-    values, place = torch.unique(score, return_inverse=True)
-    return place.double() / max(len(values) - 1, 1)
-
-
-def _unit(seen: Tensor) -> Tensor:
-    """Class scores within [0, 1], in an order that no rounding changes."""
-    return seen if bool(((seen >= 0) & (seen <= 1)).all()) else torch.stack([_ranks(column) for column in seen.unbind(1)], dim=1)
+    def _areas(self) -> Tensor:
+        y = torch.cat([each for _, each in self.kept], 1)
+        scores = torch.cat([each for each, _ in self.kept], 2)
+        found = areas(scores, 1 - y if self.goal.task == "binary" else y)
+        return found.nanmean(1)

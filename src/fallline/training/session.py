@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _GATHER_BYTES = 2 << 20  # rows gathered at once; more would fall out of the cache before it is used
 _GATHER_STEPS = 50
 _KEPT_OUTPUTS = 1 << 24  # numbers of the epoch's outputs kept for the training metrics
-AUC_ROWS = 1 << 11  # of the epoch's last outputs go into the training ROC AUC, whose sorting would cost a tenth of a fast epoch
+AUC_ROWS = 1 << 9  # of the epoch's last outputs go into the training ROC AUC, whose sorting would cost a tenth of a fast epoch
 _POINTS = 200  # recorded points an epoch
 _APART = 1.0  # seconds between checkpoints at the ends of short epochs
 EXPLODED = 1e4

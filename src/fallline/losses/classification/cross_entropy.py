@@ -26,6 +26,8 @@ from fallline.losses._fields import number
 from fallline.losses._kinds import Classwise, class_last
 from fallline.losses._tracing import finite, readable
 
+_SHORT = 16  # classes
+
 
 class CrossEntropy(Classwise):
     """Cross-entropy of each example, in nats.
@@ -151,12 +153,27 @@ class CrossEntropy(Classwise):
         if unusual or target.is_floating_point() or input.ndim != 3 or input.dtype not in {torch.float32, torch.float64}:
             return super().quick_slopes(input, target)
         with torch.no_grad():
-            members, rows, _ = input.shape
+            members, rows, classes = input.shape
+            if classes < _SHORT:  # a softmax along a short last axis takes several times longer than one across
+                chosen = target.reshape(1, members, rows)
+                slope = torch.log_softmax(input.permute(2, 0, 1).contiguous(), 0)
+                value = slope.gather(0, chosen)[0].sum(1).div_(-rows)
+                slope.exp_().scatter_add_(0, chosen, slope.new_full((1, 1, 1), -1.0).expand_as(chosen))
+                return value, slope.div_(rows).permute(1, 2, 0).contiguous()
             chosen = target.reshape(members, rows, 1)
             slope = torch.log_softmax(input, 2)
             value = slope.gather(2, chosen).sum((1, 2)).div_(-rows)
             slope.exp_().scatter_add_(2, chosen, slope.new_full((1, 1, 1), -1.0).expand_as(chosen)).div_(rows)
             return value, slope
+
+    @override
+    def quick_each(self, input: Tensor, target: Tensor) -> Tensor:
+        """As `quick`, for input (R, N, classes)."""
+        unusual = self.class_weight is not None or self.label_smoothing or not self._all_count
+        if unusual or target.is_floating_point() or input.ndim != 3 or input.requires_grad:
+            return super().quick_each(input, target)
+        log_p = torch.log_softmax(wide(input).permute(2, 0, 1).contiguous(), 0)
+        return -log_p.gather(0, target.unsqueeze(0))[0].mean(1)
 
     @override
     def check_values(self, input: Tensor, target: Tensor) -> None:
