@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fallline.api.fit import load_run as load_run
     from fallline.api.fit import resume as resume
     from fallline.api.lr import find_lr as find_lr
+    from fallline.api.table import Table as Table
+    from fallline.api.table import table as table
     from fallline.estimator import Classifier as Classifier
     from fallline.estimator import Regressor as Regressor
     from fallline.prove.check_loss import check_loss as check_loss
@@ -42,6 +44,8 @@ _HOME = {
     "load_run": "fallline.api.fit",
     "resume": "fallline.api.fit",
     "find_lr": "fallline.api.lr",
+    "Table": "fallline.api.table",
+    "table": "fallline.api.table",
     "Classifier": "fallline.estimator",
     "Regressor": "fallline.estimator",
     "check_loss": "fallline.prove.check_loss",

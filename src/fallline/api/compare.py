@@ -20,6 +20,7 @@ from fallline.study.compare import Result, check, merged, run_study
 from fallline.study.members import Member
 from fallline.study.models import fresh
 from fallline.study.plan import BatchSize, Plan, Rates, make_plan
+from fallline.study.runner import runner_of
 from fallline.study.text import python_call, ranking_text
 from fallline.training import Settings, aim
 from fallline.training.goal import warn_of_rare_pairs
@@ -168,7 +169,7 @@ def compare(
     >>> len(study.table), study.table[0]["seeds"], study.status
     (2, 2, 'finished')
     """
-    runner = _runner(cluster)
+    runner = runner_of(cluster)
     if resume is not None:
         own = None if isinstance(loss, str) else loss
         return _resume(Path(resume), make_model, data, own, quiet=quiet, stop=stop, runner=runner, show=show)
@@ -221,15 +222,6 @@ def compare(
     }
     writer.describe(**parts)
     return _run(make_model, rows, plan, writer, given, runner, show, quiet=quiet, stop=stop)
-
-
-def _runner(cluster: str | None) -> "Runner | None":
-    """Where blocks are trained: None is here."""
-    if cluster is None:
-        return None
-    from fallline.study.cluster import Ray
-
-    return Ray(None if cluster == "ray" else cluster)
 
 
 def _run(

@@ -5,11 +5,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from fallline._core.errors import FalllineError, must, refuse
+from fallline._core.errors import FalllineError, refuse
 from fallline._core.number import Number
 from fallline.cli import options as o
 from fallline.cli.failure import tell
 from fallline.cli.given import only
+from fallline.cli.lists import batches, names, positive
+from fallline.cli.lists import seeds as number_of_seeds
 from fallline.cli.place import claimed, default_folder, has_record
 from fallline.cli.terminal import Voice
 
@@ -60,16 +62,16 @@ def compare(
     if resume is not None:
         only(("--resume", "--cluster", "--json", "--quiet"), "a resumed comparison keeps its own settings")
     settings: dict[str, Any] = {
-        "optimizers": _names("optimizers", optimizers),
-        "lrs": "auto" if lrs == "auto" else [_number("lrs", item) for item in _names("lrs", lrs)],
-        "batch_sizes": [item if item == "full" else _whole("batch_sizes", item, 1) for item in _names("batch_sizes", batch_sizes)],
-        "seeds": _whole("seeds", seeds, 1) if "," not in seeds else [_whole("seeds", item, 0) for item in _names("seeds", seeds)],
+        "optimizers": names("optimizers", optimizers),
+        "lrs": "auto" if lrs == "auto" else [positive("lrs", item) for item in names("lrs", lrs)],
+        "batch_sizes": batches(batch_sizes),
+        "seeds": number_of_seeds(seeds),
         "epochs": epochs,
-        **({"schedule": schedule} if schedules is None else {"schedules": _names("schedules", schedules)}),
+        **({"schedule": schedule} if schedules is None else {"schedules": names("schedules", schedules)}),
         "target": goal if goal == "auto" else _finite("goal", goal),
         "metric": metric,
         "loss": loss,
-        "losses": None if losses is None else _names("losses", losses),
+        "losses": None if losses is None else names("losses", losses),
         "budget": budget,
         "cluster": cluster,
         "embedding": embedding,
@@ -99,37 +101,11 @@ def compare(
         return _finish(compare_settings(model, loaded, out=folder, quiet=voice.quiet, **settings), voice)
 
 
-def _names(option: str, text: str) -> list[str]:
-    """`"a, b"` as `["a", "b"]`; a comma inside the options of a name (`rmsprop:alpha=0.9,like=keras`) stays there."""
-    items: list[str] = []
-    for item in (part.strip() for part in text.split(",")):
-        if "=" in item and ":" not in item and items:
-            items[-1] += f",{item}"
-        elif item:
-            items.append(item)
-    must(bool(items), f"{option} is a list with commas between", repr(text))
-    return items
-
-
 def _finite(option: str, text: str) -> float:
     try:
         return Number(option).check(float(text))
     except ValueError:
         refuse(f"{option} is a number or auto", repr(text))
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        refuse(f"each of {option} > 0", repr(text))
-    return Number(f"each of {option}", 0, open_low=True).check(value)
-
-
-def _whole(option: str, text: str, low: int) -> int:
-    if not text.strip().lstrip("+-").isdigit() or int(text) < low:
-        refuse(f"{option} >= {low}, whole numbers", repr(text))
-    return int(text)
 
 
 def _finish(study: Any, voice: Voice) -> int:

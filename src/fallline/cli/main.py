@@ -57,6 +57,12 @@ COMMANDS = (
             "fallline compare houses.csv --target price --batch-sizes 32,128,full --lrs 0.01,0.001",
         ),
     ),
+    Command(
+        "table",
+        _CHOOSE,
+        "Fill a table of batch size against epochs over several seeds, and say which differences are real.",
+        ("fallline table fashion_mnist --batch-sizes 32,64,128,full --epochs 5,10,15 --seeds 5",),
+    ),
     Command("lr", _CHOOSE, "Find the range of useful learning rates in seconds.", ("fallline lr digits --optimizer rmsprop",)),
     Command(
         "explain",

@@ -32,3 +32,16 @@ class Local:
             yield block, found
             if found is None:
                 return
+
+
+def runner_of(cluster: str | None) -> Runner | None:
+    """What trains blocks on a cluster; None: in this process.
+
+    Args:
+        cluster: "ray", the address of a Ray cluster, or None.
+    """
+    if cluster is None:
+        return None
+    from fallline.study.cluster import Ray
+
+    return Ray(None if cluster == "ray" else cluster)
