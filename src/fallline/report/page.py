@@ -24,6 +24,7 @@ from fallline.report.draw import plotly_
 from fallline.report.figures.shapes import Curves, Figure, Intervals
 
 _PAGES = Path(__file__).parent / "pages"
+_LARGE = 60_000  # letters of JSON from which on charts are packed
 _PACKED = bytes.maketrans(b"<>&", b",.:")
 
 
@@ -34,6 +35,7 @@ class Key(NamedTuple):
     name: str
     token: str
     dash: str
+    on: bool = True
 
 
 class Panel(NamedTuple):
@@ -67,19 +69,36 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(environment().get_template(template).render(**values))
 
 
-def legend(names: list[tuple[str, str]]) -> list[Key]:
-    """Legend entries for (series, name) pairs."""
-    tokens = colours.assign(series for series, _ in names)
-    return [Key(series, name, tokens[series], colours.dash(tokens[series])) for series, name in dict(names).items()]
+class Group(NamedTuple):
+    """Small pictures of one measure side by side; `logs` names their charts for one switch, "" where they have no such scale."""
+
+    title: str
+    panels: list[Panel]
+    note: str
+    logs: str
+    log: bool
 
 
-def panel(figure: Figure, charts: dict[str, Any], *, wide: bool = False, own_legend: bool = True) -> Panel:
-    """Add the figure's chart to `charts` and return what the page shows of it."""
-    spec = plotly_.spec(figure)
+def legend(names: list[tuple[str, str]], tokens: Mapping[str, str] | None = None, shown: int | None = None) -> list[Key]:
+    """Legend entries for (series, name) pairs; those after the first `shown` begin switched off."""
+    held = tokens or colours.assign(series for series, _ in names)
+    pairs = dict(names).items()
+    return [
+        Key(series, name, held[series], colours.dash(held[series]), shown is None or place < shown)
+        for place, (series, name) in enumerate(pairs)
+    ]
+
+
+def panel(
+    figure: Figure, charts: dict[str, Any], *, wide: bool = False, own_legend: bool = True, tokens: Mapping[str, str] | None = None
+) -> Panel:
+    """Add the figure's chart to `charts` and return what the page shows of it; `tokens`: colours shared with other figures."""
+    spec = plotly_.spec(figure, tokens)
     name = f"c{len(charts)}"
     charts[name] = spec
     curves = figure if isinstance(figure, Curves) else None
-    keys = legend([(line.series, line.name) for line in curves.lines]) if curves and own_legend and len(curves.lines) > 1 else []
+    pairs = [(line.series, line.name) for line in curves.lines] if curves and own_legend and len(curves.lines) > 1 else []
+    keys = legend(pairs, tokens)
     return Panel(
         figure,
         name,
@@ -89,6 +108,17 @@ def panel(figure: Figure, charts: dict[str, Any], *, wide: bool = False, own_leg
         bool(curves and curves.can_log),
         bool(curves and curves.log_y),
     )
+
+
+def group(title: str, figures: list[Curves], charts: dict[str, Any], tokens: Mapping[str, str]) -> Group:
+    """Small pictures of one measure, one a facet: one note and one switch for all."""
+    can_log = all(f.can_log for f in figures)
+    made = [panel(f._replace(note="", can_log=False), charts, own_legend=False, tokens=tokens) for f in figures]
+    for p, f in zip(made, figures, strict=True):
+        if can_log:
+            charts[p.chart]["log"] = plotly_.spec(f, tokens)["log"]
+    notes = list(dict.fromkeys(f.note for f in figures if f.note))
+    return Group(title, made, max(notes, key=len, default=""), " ".join(p.chart for p in made) if can_log else "", figures[0].log_y)
 
 
 def filled(panels: list[Panel]) -> list[Panel]:
@@ -138,7 +168,7 @@ def page(
             foot=foot,
             css=Markup(colours.css() + _text("page.css") + style),
             script=Markup(_text("page.js")),
-            charts=json_in_script(dict(charts)) if charts else None,
+            charts=_charts(dict(charts)) if charts else None,
             plotly=plotly_packed() if charts else None,
         )
     )
@@ -158,6 +188,17 @@ def write(html: str, path: str | Path) -> Path:
     make_folder(target.parent)
     write_text(target, html)
     return target
+
+
+def _charts(charts: Mapping[str, Any]) -> Markup:
+    """The charts as JSON, packed as plotly is where they are large."""
+    text = json_in_script(charts)
+    return text if len(text) <= _LARGE else packed(text.encode())
+
+
+def packed(content: bytes) -> Markup:
+    """Bytes, gzip, in base85 with the letters that HTML minds exchanged; the same text every time."""
+    return Markup(base64.b85encode(gzip.compress(content, compresslevel=9, mtime=0)).translate(_PACKED).decode("ascii"))
 
 
 def json_in_script(value: Any) -> Markup:
@@ -188,10 +229,8 @@ def _clean(value: Any) -> Any:
 
 @functools.cache
 def plotly_packed() -> Markup:
-    """plotly.js, gzip, in base85 with the letters that HTML minds exchanged; the same bytes every time."""
-    script = importlib.resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
-    packed = base64.b85encode(gzip.compress(script, compresslevel=9, mtime=0)).translate(_PACKED)
-    return Markup(packed.decode("ascii"))
+    """plotly.js, packed."""
+    return packed(importlib.resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes())
 
 
 def _text(name: str) -> str:

@@ -56,8 +56,10 @@ def _of_run(reader: Source) -> list[Figure]:
 
 def _of_study(reader: Source) -> list[Figure]:
     found = study_.figures(reader)
-    wanted = [f for f in found["curves"] if f.name != "time" and f.name.endswith("-validation")] or found["curves"]
-    return [*found["first"], *wanted][:3]
+    validation = [fs[0] for name, fs in found["curves"].items() if name.endswith("-validation")]
+    others = [fs[0] for name, fs in found["curves"].items() if name != "time"]
+    spread = any(len(fs) > 1 for fs in found["curves"].values())
+    return [*found["first"], *(found["matrix"] if spread else []), *(validation or others)][:3]
 
 
 def _sheet(figures: list[Figure], title: str, form: str, dpi: int, *, one_legend: bool) -> bytes:

@@ -1,7 +1,7 @@
-"""The page of a study: who is ahead and what the seeds can show, then the evidence, then how to repeat it."""
+"""The page of a study: who is ahead and what the seeds can show, then the evidence, then how it was run and how to repeat it."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, TypedDict
 
 from fallline import record
 from fallline.report import about as told
@@ -9,43 +9,25 @@ from fallline.report import colours
 from fallline.report.figures.bands import study_curves
 from fallline.report.figures.cost import against_time
 from fallline.report.figures.intervals import interval_text, main_metric, ranking
-from fallline.report.figures.members import row_names, rows
-from fallline.report.figures.search import search_curves
-from fallline.report.figures.shapes import Figure, numbers
+from fallline.report.figures.matrix import matrix
+from fallline.report.figures.members import FACTORS, MOST_FACETS, Cell, cells, ranked, row_names, rows
+from fallline.report.figures.profile import profile
+from fallline.report.figures.sensitivity import bands, sensitivity
+from fallline.report.figures.shapes import Curves, Figure, numbers
 from fallline.report.figures.source import Source
-from fallline.report.page import filled, legend, page, panel, render
+from fallline.report.figures.target import steps_ratios, steps_to_target, target_words
+from fallline.report.how import how, known, merged
+from fallline.report.page import Group, Panel, filled, group, legend, page, panel, render
 from fallline.report.run import Card, Notice, foot
-from fallline.report.words import count, is_percent, label, listed, metric, number, seconds
+from fallline.report.standing import ahead, rank_words, ranking_table, seeds_of
+from fallline.report.words import count, label, listed, metric, number, seconds
 
 _SAME = "A seed gives every optimizer the same initial weights and order of rows; the same seeds on the same machine give the same table."
-
-
-class Cell(NamedTuple):
-    """A cell of the ranking: what it says, what it sorts by, a small line under it, and a tag with its tone."""
-
-    text: str
-    value: str = ""
-    small: str = ""
-    tag: str = ""
-    tone: str = ""
-
-
-class Rank(NamedTuple):
-    """A row of the ranking."""
-
-    place: int
-    name: str
-    token: str
-    dash: str
-    cells: list[Cell]
-
-
-class Column(NamedTuple):
-    """A column of the ranking: its words, what they mean, and which way it sorts first."""
-
-    name: str
-    meaning: str
-    first: str = "ascending"
+_BAND = (
+    "The band of learning rates whose loss stays within a tenth of the way from the best trial back to the start, read between the trials "
+    "on a logarithmic scale. The wider it is, the less an optimizer minds which rate it is given."
+)
+SHOWN = 6  # series that are drawn at first; the legend brings the others
 
 
 def study_page(reader: Source) -> str:
@@ -63,67 +45,113 @@ def study_page(reader: Source) -> str:
     info = reader.info
     charts: dict[str, Any] = {}
     found = figures(reader)
-    first = [panel(f, charts, own_legend=False) for f in found["first"]]
-    curves = filled([panel(f, charts, own_legend=False) for f in found["curves"]])
-    search = [panel(f, charts, own_legend=False, wide=True) for f in found["search"]]
     table = rows(reader)
-    names = row_names(table)
-    series = list(dict.fromkeys([*names, *(line.series for f in found["curves"] for line in getattr(f, "lines", []))]))
-    columns, ranks = ranking_table(reader)
+    held = cells(reader)
+    drawn = [f for name in ("curves", "rates") for group_ in found[name].values() for f in group_]
+    series = list(dict.fromkeys([*(c.series for c in held), *(line.series for f in drawn for line in f.lines)]))
+    profiled = [line.series for f in found["steps"] if isinstance(f, Curves) for line in f.lines]
+    tokens = colours.assign([*series, *profiled])
+    keys = legend([(s, s) for s in series], tokens, SHOWN if len(series) > SHOWN + 1 else None)
+    first = [panel(f, charts, own_legend=False, tokens=tokens) for f in found["first"]]
+    target = [panel(f, charts, wide=True, tokens=tokens) for f in found["steps"]]
+    split = max((len(group_) for group_ in found["curves"].values()), default=0) > 1
+    curves, groups = _parted(found["curves"], charts, tokens, split=split, titles=_titles(reader))
+    search, search_groups = _parted(found["rates"], charts, tokens, split=split, titles={"loss": "Validation loss", "metric": "Metric"})
+    columns, ranks, aside = ranking_table(reader, tokens)
     checked = told.findings(info)
+    pairs = matrix(reader)
+    said = how(reader)
     body = render(
         "study.html.j2",
         notice=notice(info, table),
+        known=known(info),
         cards=cards(reader),
+        notes=merged(info),
         findings=checked,
+        first_column="cell" if len({str(row.get("optimizer")) for row in table}) < len(table) else "optimizer",
         columns=columns,
         ranks=ranks,
+        aside=aside,
         rank_words=rank_words(reader),
-        legend=legend([(s, s) for s in series]),
+        legend=keys,
         first=first,
-        curves=curves,
-        search=search,
+        matrix=pairs,
+        target=target,
+        target_words=_target_words(reader),
+        curves=filled(curves),
+        left_out=_left_out(held),
+        groups=groups,
+        open_groups=2,
+        search=filled(search),
+        search_groups=search_groups,
+        bands=bands(reader),
+        band_words=_BAND,
+        how=said,
         about=told.about(reader),
-        repeat=told.repeat(
-            info,
-            "compare",
-            _SAME,
-        ),
+        repeat=told.repeat(info, "compare", _SAME),
     )
-    contents = [("ranking", "Ranking"), *([("findings", "Findings")] if checked is not None else []), ("curves", "Curves")]
-    contents += [("search", "Learning rates")] if search else []
-    contents += [("data", "Data and model"), ("repeat", "Repeat it")]
+    contents = [("ranking", "Ranking"), *([("pairs", "Pairs")] if pairs else [])]
+    contents += [("findings", "Findings")] if checked is not None else []
+    contents += [*([("target", "Steps")] if target else []), ("curves", "Curves")]
+    contents += [("search", "Learning rates")] if search or search_groups else []
+    contents += [*([("how", "How")] if said else []), ("data", "Data and model"), ("repeat", "Repeat it")]
     eyebrow = " · ".join(part for part in ("Comparison of optimizers", told.when(info), told.took(info)) if part)
     return page(headline(reader), body, eyebrow=eyebrow, lead=lead(reader), contents=contents, charts=charts, foot=foot(info))
 
 
-def figures(reader: Source) -> dict[str, list[Figure]]:
-    """All figures of a study: "first" (who is ahead), "curves" over epochs and time, "search" for the learning rate."""
+class Found(TypedDict):
+    """All figures of a study, in the order of the page; curves and rates by measure, a figure for each facet."""
+
+    first: list[Figure]
+    matrix: list[Figure]
+    steps: list[Figure]
+    curves: dict[str, list[Curves]]
+    rates: dict[str, list[Curves]]
+
+
+def figures(reader: Source) -> Found:
+    """All figures of a study."""
     _, key = main_metric(reader)
-    order = [("loss", "train"), ("loss", "validation")]
-    order += [(key, "train"), (key, "validation")] if key != "loss" else []
-    curves = [study_curves(reader, k, s) for k, s in order]
-    return {
-        "first": [f for f in (ranking(reader),) if f is not None],
-        "curves": [f for f in (*curves, against_time(reader)) if f is not None],
-        "search": [f for f in (search_curves(reader),) if f is not None],
-    }
+    order = [(key, "validation"), ("loss", "validation"), (key, "train"), ("loss", "train")]
+    curves = {f"{k}-{s}": study_curves(reader, k, s) for k, s in dict.fromkeys(order)}
+    curves["time"] = against_time(reader)
+    some: tuple[list[Figure | None], ...] = (
+        [ranking(reader)],
+        [matrix(reader)],
+        [steps_to_target(reader), steps_ratios(reader), profile(reader)],
+    )
+    first, pairs, steps = ([f for f in found if f is not None] for found in some)
+    rates = sensitivity(reader)
+    return Found(first=first, matrix=pairs, steps=steps, curves={name: fs for name, fs in curves.items() if fs}, rates=rates)
 
 
-def seeds_of(table: list[dict[str, Any]]) -> int:
-    """The largest number of seeds that a row has."""
-    found = [row.get("seeds") for row in table]
-    return max((len(s) if isinstance(s, list) else int(s) for s in found if isinstance(s, list | int | float)), default=0)
+def _parted(
+    found: dict[str, list[Curves]], charts: dict[str, Any], tokens: dict[str, str], *, split: bool, titles: dict[str, str]
+) -> tuple[list[Panel], list[Group]]:
+    """The figures as panels of their own, or, where the study is spread over facets, as groups of small ones."""
+    if not split:
+        return [panel(f, charts, own_legend=False, tokens=tokens) for fs in found.values() for f in fs], []
+    return [], [group(titles.get(name, name), fs, charts, tokens) for name, fs in found.items()]
 
 
-def ahead(table: list[dict[str, Any]], names: list[str]) -> list[str]:
-    """The best row and the rows that are not shown to differ from it.
+def _titles(reader: Source) -> dict[str, str]:
+    _, key = main_metric(reader)
+    name = f"{label(key)[0].upper()}{label(key)[1:]}"
+    parts = {"validation": "validation rows", "train": "training rows"}
+    out = {f"{k}-{s}": f"{n}, {words}" for k, n in (("loss", "Loss"), (key, name)) for s, words in parts.items()}
+    return {**out, "time": f"{name} against time"}
 
-    >>> ahead([{"mean": 1}, {"mean": 2, "differs_from_best": "not shown"}, {"mean": 3, "differs_from_best": "yes"}], ["a", "b", "c"])
-    ['a', 'b']
-    """
-    finite = [i for i, row in enumerate(table) if math.isfinite(numbers([row.get("mean")])[0])]
-    return [names[i] for i in finite if i == finite[0] or str(table[i].get("differs_from_best", "not shown")) not in ("yes", "True")]
+
+def _left_out(held: list[Cell]) -> str:
+    every = len({cell.facet for cell in held})
+    return f" Of {every} combinations, the {MOST_FACETS} in which the best cells stand are drawn." if every > MOST_FACETS else ""
+
+
+def _target_words(reader: Source) -> str:
+    target = target_words(reader)
+    given = told.first(reader.info, "config.target", default="auto")
+    how_ = " (the level that the middle run of three in four cells reaches)" if given == "auto" else " (given)"
+    return f"Steps are counted until {target}{how_} is reached first." if target else "Steps are counted until the target is reached first."
 
 
 def headline(reader: Source) -> str:
@@ -135,18 +163,20 @@ def headline(reader: Source) -> str:
     data = told.data_name(reader.info)
     if not table:
         return f"A comparison on {data}, without a result so far"
+    if not lead_ and any(not ranked(row) for row in table):
+        return f"Nothing is ranked on {data}: no best learning rate stands inside what was tried"
     if not lead_:
         return f"Every optimizer diverged on {data}"
-    if len(table) == 1:
+    among = [row for row in table if ranked(row)]
+    if len(among) == 1:
         return f"{lead_[0]} on {data}: nothing to compare it with"
     if len(lead_) == 1:
         return f"{lead_[0]} is ahead on {data}, and {seeds} show it"
     if seeds_of(table) < 2:
         return f"{lead_[0]} came first on {data}; one seed cannot show a difference"
     others = lead_[1:]
-    others = lead_[1:]
     first = f"{lead_[0]} came first on {data}"
-    if len(lead_) < len(table):
+    if len(lead_) < len(among):
         return f"{first}; {seeds} cannot tell it from {listed(others) if len(others) <= 3 else f'{len(others)} of the others'}"
     return f"{first}, but {seeds} cannot tell it from {'the other' if len(others) == 1 else f'any of the other {len(others)}'}"
 
@@ -157,7 +187,7 @@ def lead(reader: Source) -> str:
     names = row_names(table)
     split, key = main_metric(reader)
     epochs = told.first(info, "config.epochs", "config.settings.epochs")
-    text = f"{count(len(table), 'optimizer')} trained {told.model_name(info)} on {told.data_sentence(info)}"
+    text = f"{_sized(table)} trained {told.model_name(info)} on {told.data_sentence(info)}"
     text += f", {count(seeds_of(table), 'seed')} each" if seeds_of(table) else ""
     text += f", for {count(epochs, 'epoch')}." if isinstance(epochs, int | float) else "."
     best = ahead(table, names)[:1]
@@ -169,10 +199,25 @@ def lead(reader: Source) -> str:
     return text
 
 
+def _sized(table: list[dict[str, Any]]) -> str:
+    """How many optimizers, and how many of what else varies.
+
+    >>> _sized([{"optimizer": o, "batch_size": b} for o in ("adam", "sgd") for b in (32, 64)])
+    '2 optimizers at 2 batch sizes (4 cells)'
+    """
+    many = {name: len({str(row.get(name)) for row in table if row.get(name) is not None}) for name in ("optimizer", *FACTORS)}
+    words = [f"at {many['batch_size']} batch sizes"] if many["batch_size"] > 1 else []
+    words += [f"with {many['loss']} losses"] if many["loss"] > 1 else []
+    words += [f"under {many['schedule']} schedules"] if many["schedule"] > 1 else []
+    text = count(many["optimizer"], "optimizer")
+    return f"{text} {listed(words)} ({count(len(table), 'cell')})" if words else text
+
+
 def notice(info: Any, table: list[dict[str, Any]]) -> Notice | None:
     """What a reader must know first: an unfinished study, or one seed only."""
     status = str(told.first(info, "status", default=""))
     words = {
+        "out of time": "The budget of time ended before the study did. The table counts what was done until then; it can be resumed.",
         "interrupted": "This study was stopped by hand. The table counts what was done until then; the study can be resumed.",
         "running": "This study has not ended: the page shows what is recorded so far.",
         "failed": "This study failed before its end; the page shows what was recorded.",
@@ -221,99 +266,3 @@ def cards(reader: Source) -> list[Card]:
 def _target(key: str, goal: Any) -> str:
     value = goal.get("value") if isinstance(goal, dict) else goal
     return f" to {metric(key, value)}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
-
-
-def rank_words(reader: Source) -> str:
-    """How to read the table."""
-    split, key = main_metric(reader)
-    better = "higher" if record.key(key).better != "lower" else "lower"
-    n = seeds_of(rows(reader))
-    text = f"Ranked by mean {label(key)} on {split} rows ({better} is better). Click a head to sort."
-    if any(row.get("diverged") for row in rows(reader)):
-        text += " A row that lost more members to divergence stands below one that lost fewer."
-    if n > 1:
-        text += " Differences are taken seed by seed; “worse” holds at the 5 % level after correction for all pairs."
-    return text
-
-
-def ranking_table(reader: Source) -> tuple[list[Column], list[Rank]]:
-    """The ranking as cells; columns that no row fills are left out."""
-    table = rows(reader)
-    names = row_names(table)
-    tokens = colours.assign(names)
-    _, key = main_metric(reader)
-    seeds = seeds_of(table)
-    leaders = ahead(table, names)
-    high_first = "descending" if record.key(key).better != "lower" else "ascending"
-    columns = [
-        Column(label(key), "mean over seeds and 95 % interval of the mean", high_first),
-        Column("test", "mean on test rows, which took no part in any decision", high_first),
-        Column("against the best", "difference to the first row, paired over seeds, with its 95 % interval"),
-        Column("learning rate", "found by the search, or given"),
-        Column("steps to target", "training steps until the target was reached first"),
-        Column("time", "seconds of one member"),
-        Column("diverged", "members whose loss stopped being finite"),
-    ]
-    full = [_cells(row, name, key, seeds, leaders[:1]) for row, name in zip(table, names, strict=True)]
-    keep = [i for i in range(len(columns)) if any(cells[i].text not in ("–", "") for cells in full)]
-    ranks = [
-        Rank(place, name, tokens[name], colours.dash(tokens[name]), [cells[i] for i in keep])
-        for place, (name, cells) in enumerate(zip(names, full, strict=True), start=1)
-    ]
-    return [columns[i] for i in keep], ranks
-
-
-def _cells(row: dict[str, Any], name: str, key: str, seeds: int, best: list[str]) -> list[Cell]:
-    mean, low, high, test, lr, steps, missed, span, diverged = numbers(
-        row.get(k) for k in ("mean", "low", "high", "test_mean", "lr", "steps_to_target", "missed", "seconds", "diverged")
-    )
-    against = _against(row, name in best, seeds, key)
-    mine = row.get("seeds")
-    n = len(mine) if isinstance(mine, list) else numbers([mine])[0]
-    lost = f"of {int(n)}" if math.isfinite(n) else ""
-    some = f"{int(missed)}{f' of {int(n)}' if math.isfinite(n) else ''} missed it" if math.isfinite(missed) and missed else ""
-    reach = Cell(number(steps), f"{steps:g}", some) if math.isfinite(steps) else Cell("never" if some else "–", "", some)
-    return [
-        Cell(metric(key, mean, 2), _sort(mean), interval_text(key, low, high) if math.isfinite(low) else ""),
-        Cell(metric(key, test, 2) if math.isfinite(test) else "–", _sort(test)),
-        against,
-        Cell(number(lr, 3) if math.isfinite(lr) else "–", _sort(lr), tag="at the edge" if row.get("lr_at_edge") else "", tone="warn"),
-        reach,
-        Cell(seconds(span) if math.isfinite(span) else "–", _sort(span)),
-        Cell(number(diverged) if math.isfinite(diverged) else "–", _sort(diverged), lost if diverged else "", "", "bad"),
-    ]
-
-
-def _against(row: dict[str, Any], is_best: bool, seeds: int, key: str) -> Cell:
-    """How a row stands to the best one: in words, with the paired difference under it."""
-    verdict = str(row.get("differs_from_best", ""))
-    gap, low, high = numbers(row.get(k) for k in ("difference", "difference_low", "difference_high"))
-    small = difference_text(key, gap, low, high) if math.isfinite(gap) else ""
-    if is_best:
-        return Cell("best", "0", tag="best", tone="good")
-    if verdict in ("yes", "True"):
-        lower = record.key(key).better == "lower"
-        worse = not math.isfinite(gap) or (gap > 0 if lower else gap < 0)
-        return Cell("worse", "2", small, "worse" if worse else "diverges more", "" if worse else "bad")
-    if seeds < 2 or not math.isfinite(numbers([row.get("mean")])[0]):
-        return Cell("–", "3")
-    return Cell("not shown", "1", small, "no difference shown", "warn")
-
-
-def difference_text(key: str, gap: float, low: float, high: float) -> str:
-    """A paired difference and its interval; of shares in percentage points.
-
-    >>> difference_text("accuracy", -0.004, -0.009, 0.001)
-    '−0.40 (−0.90 to +0.10) points'
-    """
-
-    def signed(value: float) -> str:
-        text = f"{100 * value:+.2f}" if is_percent(key) else f"{'+' if value >= 0 else ''}{number(value, 3)}"
-        return text.replace("-", "−")
-
-    interval = f" ({signed(low)} to {signed(high)})" if math.isfinite(low) and math.isfinite(high) else ""
-    return f"{signed(gap)}{interval}" + (" points" if is_percent(key) else "")
-
-
-def _sort(value: float) -> str:
-    return f"{value:.10g}" if math.isfinite(value) else ""

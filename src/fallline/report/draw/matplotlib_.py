@@ -2,17 +2,18 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fallline.report import colours
-from fallline.report.figures.shapes import Bars, Curves, Figure, Grid, Intervals, Scatter
+from fallline.report.draw.plotly_ import interval_range
+from fallline.report.figures.shapes import Bars, Curves, Figure, Grid, Intervals, Matrix, Scatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DASH: dict[str, Any] = {"solid": "solid", "dash": (0, (5, 2.5)), "dot": (0, (1.2, 1.6)), "dashdot": (0, (5, 2, 1.4, 2))}
-_SYMBOL = {"best": ("o", "none"), "end": ("x", None), "chosen": ("o", None)}
+_SYMBOL = {"best": ("o", "none"), "end": ("x", None), "chosen": ("o", None), "edge": ("|", None), "lost": ("^", None)}
 
 
 @contextlib.contextmanager
@@ -50,13 +51,15 @@ def style() -> Iterator[None]:
         yield
 
 
-def draw(figure: Figure, ax: "Axes", *, legend: bool = True) -> "Axes":
-    """Draw the figure on `ax` and return it; inside `style()` it looks like the page."""
+def draw(figure: Figure, ax: "Axes", *, legend: bool = True, tokens: Mapping[str, str] | None = None) -> "Axes":
+    """Draw the figure on `ax` and return it; inside `style()` it looks like the page. `tokens`: as in `plotly_.spec`."""
     ax.set_title(figure.title)
     if isinstance(figure, Curves):
-        _curves(figure, ax, legend)
+        _curves(figure, ax, legend, tokens or colours.assign(line.series for line in figure.lines))
     elif isinstance(figure, Intervals):
-        _intervals(figure, ax)
+        _intervals(figure, ax, tokens or colours.assign(row.series for row in figure.rows))
+    elif isinstance(figure, Matrix):
+        _matrix(figure, ax)
     elif isinstance(figure, Scatter):
         _scatter(figure, ax)
     elif isinstance(figure, Grid):
@@ -66,8 +69,7 @@ def draw(figure: Figure, ax: "Axes", *, legend: bool = True) -> "Axes":
     return ax
 
 
-def _curves(f: Curves, ax: "Axes", legend: bool) -> None:
-    tokens = colours.assign(line.series for line in f.lines)
+def _curves(f: Curves, ax: "Axes", legend: bool, tokens: Mapping[str, str]) -> None:
     for line in f.lines:
         colour = colours.light(tokens[line.series])
         if line.low is not None and line.high is not None:
@@ -93,6 +95,8 @@ def _curves(f: Curves, ax: "Axes", legend: bool) -> None:
         ax.set_yscale("log")
     elif f.percent:
         _percent(ax.yaxis)
+    if f.span is not None and f.span[1] > f.span[0] and (f.span[0] > 0 or not f.log_y):
+        ax.set_ylim(*f.span)
     if f.x_label == "epoch":
         from matplotlib.ticker import MaxNLocator
 
@@ -102,21 +106,53 @@ def _curves(f: Curves, ax: "Axes", legend: bool) -> None:
         ax.legend(fontsize=8, labelcolor=colours.LIGHT["soft"])
 
 
-def _intervals(f: Intervals, ax: "Axes") -> None:
-    tokens = colours.assign(row.series for row in f.rows)
+def _intervals(f: Intervals, ax: "Axes", tokens: Mapping[str, str]) -> None:
+    many = len(f.rows) > 12
+    start, end = interval_range(f)
     for place, row in enumerate(f.rows):
-        colour = colours.light(tokens[row.series])
-        if math.isfinite(row.low) and math.isfinite(row.high):
-            ax.plot([row.low, row.high], [place, place], color=colour, linewidth=1.6)
-        ax.plot(row.dots, [place + 0.24] * len(row.dots), "o", color=colour, alpha=0.6, markersize=3, markeredgewidth=0)
-        ax.plot([row.mean], [place], "o", color=colour, markersize=7, markeredgecolor="white")
-    ax.set_yticks(range(len(f.rows)), [row.name for row in f.rows])
+        colour = colours.light("faint" if row.quiet else tokens.get(row.series, "ink"))
+        if not math.isnan(row.low) and not math.isnan(row.high):
+            ax.plot([max(row.low, start), min(row.high, end)], [place, place], color=colour, linewidth=1.6)
+        ax.plot(row.dots, [place + 0.24] * len(row.dots), "o", color=colour, alpha=0.6, markersize=2 if many else 3, markeredgewidth=0)
+        ax.plot([row.mean], [place], "o", color=colour, markersize=5 if many else 7, markeredgecolor="white")
+        if row.aside:
+            ax.text(1, place - 0.08, row.aside, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=7.5)
+    ax.set_yticks(range(len(f.rows)), [row.name for row in f.rows], fontsize=7 if many else 9)
     ax.set_ylim(len(f.rows) - 0.4, -0.6)
+    if f.log_x:
+        ax.set_xscale("log")
+    if math.isfinite(start) and math.isfinite(end):
+        ax.set_xlim(start, end)
+    if math.isfinite(f.line):
+        ax.axvline(f.line, color=colours.LIGHT["faint"], linewidth=0.9, zorder=0)
     ax.grid(visible=False, axis="y")
     ax.grid(visible=True, axis="x")
     if f.percent:
         _percent(ax.xaxis)
     ax.set_xlabel(f.x_label)
+
+
+def _matrix(f: Matrix, ax: "Axes") -> None:
+    from matplotlib.patches import Rectangle
+
+    n = len(f.labels)
+    for i, row in enumerate(f.entries):
+        for j, entry in enumerate(row):
+            if entry is None:
+                continue
+            token = "sunken" if not entry.lean else "accent" if entry.lean > 0 else "warn"
+            strength = 1.0 if not entry.lean else 0.12 + 0.38 * abs(entry.lean)
+            face: Any = (colours.LIGHT[token], strength)
+            ax.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=face, linewidth=0))
+            ink = colours.LIGHT["ink" if entry.lean else "soft"]
+            ax.text(j, i, entry.text, ha="center", va="center", fontsize=8.5 if n <= 6 else 6.5, color=ink)
+    ax.set_xlim(-0.5, n - 0.5)
+    ax.set_ylim(n - 0.5, -0.5)
+    short = [label if len(label) <= 24 else label[:23] + "…" for label in f.labels]
+    ax.set_xticks(range(n), short, rotation=45, ha="right", fontsize=7.5)
+    ax.set_yticks(range(n), short, fontsize=7.5)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
 
 
 def _scatter(f: Scatter, ax: "Axes") -> None:

@@ -6,15 +6,15 @@ data is escaped (`plain`), and never enters a hover template.
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fallline.report import colours
-from fallline.report.figures.shapes import Bars, Curves, Figure, Grid, Intervals, Line, Scatter
+from fallline.report.figures.shapes import Bars, Curves, Figure, Grid, Intervals, Line, Matrix, Scatter
 from fallline.report.words import number
 
 Spec = dict[str, Any]
-_SYMBOL = {"best": "circle-open", "end": "x-thin-open", "chosen": "circle"}
+_SYMBOL = {"best": "circle-open", "end": "x-thin-open", "chosen": "circle", "edge": "line-ns-open", "lost": "triangle-up"}
 
 
 def plain(text: str, most: int = 60) -> str:
@@ -26,12 +26,17 @@ def plain(text: str, most: int = 60) -> str:
     return html.escape(text if len(text) <= most else text[: most - 1] + "…", quote=False)
 
 
-def spec(figure: Figure) -> Spec:
-    """The figure as `{"data": [...], "layout": {...}, "height": pixels}`."""
+def spec(figure: Figure, tokens: Mapping[str, str] | None = None) -> Spec:
+    """The figure as `{"data": [...], "layout": {...}, "height": pixels}`; a matrix is a table of the page, and has no chart.
+
+    `tokens`: the colour of each series, where several figures share their colours; otherwise they are assigned.
+    """
+    if isinstance(figure, Matrix):
+        return {"data": [], "layout": {}, "height": 0}
     if isinstance(figure, Curves):
-        return _curves(figure)
+        return _curves(figure, tokens or colours.assign(line.series for line in figure.lines))
     if isinstance(figure, Intervals):
-        return _intervals(figure)
+        return _intervals(figure, tokens or colours.assign(row.series for row in figure.rows))
     if isinstance(figure, Scatter):
         return _scatter(figure)
     if isinstance(figure, Grid):
@@ -60,8 +65,7 @@ def _layout(x: Spec, y: Spec, **more: Any) -> Spec:
     return {"xaxis": x, "yaxis": y, "showlegend": False, "margin": {"l": 8, "r": 12, "t": 12, "b": 8}, "hovermode": "closest", **more}
 
 
-def _curves(f: Curves) -> Spec:
-    tokens = colours.assign(line.series for line in f.lines)
+def _curves(f: Curves, tokens: Mapping[str, str]) -> Spec:
     data: list[Spec] = []
     for line in f.lines:
         if line.low is not None and line.high is not None:
@@ -107,8 +111,27 @@ def _curves(f: Curves) -> Spec:
     if ys and not f.log_y and (known := _finite(ys)) and max(known) == min(known) > 0:
         y["range"] = [0, 2 * known[0]]
     hovermode = "x unified" if len(f.lines) <= 3 and not f.log_x else "closest"
-    logs = log_ticks(ys) if f.can_log else {}
-    return {"data": data, "layout": _layout(x, y, hovermode=hovermode), "height": 330, "log": logs}
+    logs = log_ticks(ys if f.span is None else [*ys, *f.span]) if f.can_log else {}
+    out: Spec = {"data": data, "layout": _layout(x, y, hovermode=hovermode), "height": 330, "log": logs}
+    if f.span is not None:
+        out["height"] = 240
+        out["range"] = _ranges(*f.span)
+        y["range"] = out["range"]["log" if f.log_y else "linear"]
+    return out
+
+
+def _ranges(low: float, high: float) -> Spec:
+    """The range of an axis, with a little room, on a linear and on a logarithmic scale.
+
+    >>> _ranges(0.0, 1.0)["linear"], _ranges(1.0, 10.0)["log"]
+    ([-0.05, 1.05], [-0.05, 1.05])
+    """
+    room = 0.05 * (high - low or abs(high) or 1.0)
+    if low <= 0:
+        return {"linear": [low - room, high + room], "log": None}
+    ends = [math.log10(low), math.log10(high)]
+    more = 0.05 * (ends[1] - ends[0] or 1.0)
+    return {"linear": [low - room, high + room], "log": [ends[0] - more, ends[1] + more]}
 
 
 def lonely(values: Sequence[float]) -> bool:
@@ -190,57 +213,90 @@ def _band(line: Line, token: str) -> list[Spec]:
     ]
 
 
-def _intervals(f: Intervals) -> Spec:
-    tokens = colours.assign(row.series for row in f.rows)
+def _intervals(f: Intervals, tokens: Mapping[str, str]) -> Spec:
     data: list[Spec] = []
+    notes: list[Spec] = []
     form = ".2%" if f.percent else ".4~g"
+    many = len(f.rows) > 12
+    start, end = interval_range(f)
     for place, row in enumerate(f.rows):
-        token = tokens[row.series]
-        if math.isfinite(row.low) and math.isfinite(row.high):
+        token = "faint" if row.quiet else tokens.get(row.series, "ink")
+        known = {"type": "scatter", "name": plain(row.name), "meta": row.series}
+        if not math.isnan(row.low) and not math.isnan(row.high):
+            ends = [max(row.low, start), min(row.high, end)]
+            words = " to ".join("without bound" if math.isinf(v) else _spoken(v, percent=f.percent) for v in (row.low, row.high))
             data.append(
                 {
-                    "type": "scatter",
+                    **known,
                     "mode": "lines",
-                    "name": plain(row.name),
-                    "meta": row.series,
-                    "x": [row.low, row.high],
+                    "x": ends,
                     "y": [place, place],
                     "line": {"color": f"@{token}", "width": 2.2},
-                    "hovertemplate": f"interval end %{{x:{form}}}<extra>%{{fullData.name}}</extra>",
+                    "hovertemplate": f"interval {words}<extra>%{{fullData.name}}</extra>",
                 }
             )
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": plain(row.name),
-                "meta": row.series,
-                "x": row.dots,
-                "y": [place + 0.24] * len(row.dots),
-                "marker": {"size": 6, "color": f"@{token}/0.6"},
-                "hovertemplate": f"one seed %{{x:{form}}}<extra>%{{fullData.name}}</extra>",
-            }
-        )
+        if row.dots:
+            data.append(
+                {
+                    **known,
+                    "mode": "markers",
+                    "x": row.dots,
+                    "y": [place + 0.24] * len(row.dots),
+                    "marker": {"size": 4.5 if many else 6, "color": f"@{token}/0.6"},
+                    "hovertemplate": f"one seed %{{x:{form}}}<extra>%{{fullData.name}}</extra>",
+                }
+            )
         if math.isfinite(row.mean):
             data.append(
                 {
-                    "type": "scatter",
+                    **known,
                     "mode": "markers",
-                    "name": plain(row.name),
-                    "meta": row.series,
                     "x": [row.mean],
                     "y": [place],
-                    "marker": {"size": 12, "color": f"@{token}", "line": {"color": "@surface", "width": 2}},
-                    "hovertemplate": f"mean %{{x:{form}}}<extra>%{{fullData.name}}</extra>",
+                    "marker": {"size": 9 if many else 12, "color": f"@{token}", "line": {"color": "@surface", "width": 2}},
+                    "hovertemplate": f"{f.middle} %{{x:{form}}}<extra>%{{fullData.name}}</extra>",
                 }
             )
-    names = [plain(row.name, 28) for row in f.rows]
+        if row.aside:
+            at: Spec = {"xref": "paper", "x": 1, "xanchor": "right", "y": place, "yanchor": "bottom", "showarrow": False}
+            notes.append({**at, "text": plain(row.aside), "font": {"size": 12, "color": "@soft"}})
+    names = [plain(row.name, 34 if many else 28) for row in f.rows]
     y = _axis(tickmode="array", tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.35, -0.65], fixedrange=True)
-    known = _finite([v for row in f.rows for v in (row.low, row.high, row.mean, *row.dots)])
-    pad = 0.05 * ((max(known) - min(known)) or abs(max(known)) or 1) if known else 0
-    span: Spec = {"range": [min(known) - pad, max(known) + pad]} if known else {}
-    x = _axis(f.x_label, showgrid=True, nticks=6, **span, **({"tickformat": ".1~%"} if f.percent else {}))
-    return {"data": data, "layout": _layout(x, y), "height": 44 * len(names) + 70}
+    span: Spec = {}
+    if math.isfinite(start) and math.isfinite(end):
+        span = {"range": [math.log10(start), math.log10(end)] if f.log_x else [start, end]}
+    logs = _log(True, [start, end]) if f.log_x and span else {}
+    x = _axis(f.x_label, showgrid=True, nticks=6, **{**logs, **span}, **({"tickformat": ".1~%"} if f.percent else {}))
+    more: Spec = {"annotations": notes} if notes else {}
+    if math.isfinite(f.line):
+        more["shapes"] = [
+            {"type": "line", "x0": f.line, "x1": f.line, "yref": "paper", "y0": 0, "y1": 1, "line": {"color": "@faint", "width": 1.2}}
+        ]
+    return {"data": data, "layout": _layout(x, y, **more), "height": (28 if many else 44) * len(names) + 70}
+
+
+def interval_range(f: Intervals) -> tuple[float, float]:
+    """From where to where the axis of intervals goes; infinite where nothing is known.
+
+    >>> from fallline.report.figures.shapes import Interval, Table
+    >>> row = Interval("a", "a", 2.0, 1.0, float("inf"), [3.0])
+    >>> interval_range(Intervals("n", "t", "x", [row], "", "", Table([], [])))
+    (0.9, 3.1)
+    """
+    known = _finite([v for row in f.rows for v in (row.low, row.high, row.mean, *row.dots)] + [f.line])
+    known = [v for v in known if v > 0] if f.log_x else known
+    if not known:
+        return -math.inf, math.inf
+    low, high = min(known), max(known)
+    if f.log_x:
+        factor = max((high / low) ** 0.06, 1.05)
+        return low / factor, high * factor
+    pad = 0.05 * ((high - low) or abs(high) or 1)
+    return low - pad, high + pad
+
+
+def _spoken(value: float, *, percent: bool) -> str:
+    return f"{100 * value:.2f} %" if percent else number(value)
 
 
 def _scatter(f: Scatter) -> Spec:

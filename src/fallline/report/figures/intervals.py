@@ -4,10 +4,12 @@ import math
 from typing import Any
 
 from fallline import record
-from fallline.report.figures.members import members, row_names, rows
+from fallline.report.figures.members import cells, members, ranked, rows
 from fallline.report.figures.shapes import Interval, Intervals, Table, numbers
 from fallline.report.figures.source import Source, dig, points
 from fallline.report.words import count, is_percent, label, metric, split_key
+
+MOST = 40  # rows that a picture shows
 
 
 def main_metric(reader: Source) -> tuple[str, str]:
@@ -24,7 +26,7 @@ def seed_values(reader: Source, name: str, row: dict[str, Any], split: str, key:
     if isinstance(given, dict):
         given = list(given.values())
     if isinstance(given, list):
-        return numbers(given)
+        return [v for v in numbers(given) if math.isfinite(v)]
     best = max if record.key(key).better == "higher" else min
     out = []
     for member in members(reader).get(name, []):
@@ -36,32 +38,37 @@ def seed_values(reader: Source, name: str, row: dict[str, Any], split: str, key:
 
 
 def ranking(reader: Source) -> Intervals | None:
-    """One row for each row of the study's table, in its order; None without a table."""
+    """One row for each row of the study's table, in its order, at most `MOST`; None without a table."""
     table = rows(reader)
     if not table:
         return None
     split, key = main_metric(reader)
     out = []
-    for name, row in zip(row_names(table), table, strict=True):
+    for name, series, _, row, short in cells(reader):
         mean, low, high = numbers([row.get("mean"), row.get("low"), row.get("high")])
-        out.append(Interval(name, name, mean, low, high, seed_values(reader, name, row, split, key)))
-    known = [r for r in out if math.isfinite(r.mean)]
+        aside = "" if ranked(row) else "not ranked"
+        out.append(Interval(short, series, mean, low, high, seed_values(reader, name, row, split, key), aside, not ranked(row)))
+    known = [r for r in out if math.isfinite(r.mean) and not r.quiet] or [r for r in out if math.isfinite(r.mean)]
     most = max((len(r.dots) for r in out), default=0)
     says = f"{known[0].name} has the best mean, {metric(key, known[0].mean, 2)}." if known else "No member reached a finite value."
     if most < 2:
         note = "One seed only: no interval can be given, so no difference is shown."
     else:
         note = f"Small dots: the {count(most, 'seed')}. Large dot: their mean. Whisker: 95 % interval of the mean."
-    cells = [[r.name, metric(key, r.mean, 2), interval_text(key, r.low, r.high), ", ".join(metric(key, d, 2) for d in r.dots)] for r in out]
+    numbered = [
+        [r.name, metric(key, r.mean, 2), interval_text(key, r.low, r.high), ", ".join(metric(key, d, 2) for d in r.dots)] for r in out
+    ]
+    if len(out) > MOST:
+        note += f" The best {MOST} of {len(out)} are drawn; the numbers hold all."
     title = f"{label(key)[0].upper()}{label(key)[1:]} on {split} rows"
     return Intervals(
         "ranking",
         title,
         label(key),
-        out,
+        out[:MOST],
         says,
-        f"Dots with whiskers, one row for each optimizer. {says}",
-        Table(["optimizer", "mean", "95 % interval", "seeds"], cells),
+        f"Dots with whiskers, one row for each cell of the table. {says}",
+        Table(["cell", "mean", "95 % interval", "seeds"], numbered),
         note,
         percent=is_percent(key),
     )

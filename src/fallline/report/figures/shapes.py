@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """One point worth a word. `kind`: "best" (ring), "end" (cross: it stopped here), "chosen" (dot)."""
+    """One point worth a word. `kind`: "best" (ring), "end" (cross: it stopped here), "chosen" (dot), "edge" (bar), "lost" (triangle)."""
 
     x: float
     y: float
@@ -40,7 +40,10 @@ class Table(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """Lines over one x axis. `says`: what to see, in one sentence; `alt`: the picture in words; `note`: how to read it."""
+    """Lines over one x axis. `says`: what to see, in one sentence; `alt`: the picture in words; `note`: how to read it.
+
+    `span`, where given, is the y range from lowest to highest, shared with the figures that stand beside this one.
+    """
 
     name: str
     title: str
@@ -56,10 +59,14 @@ class Curves(NamedTuple):
     log_y: bool = False
     can_log: bool = True
     percent: bool = False
+    span: tuple[float, float] | None = None
 
 
 class Interval(NamedTuple):
-    """One row of dots with whiskers: the value of each seed, their mean, and the interval of the mean (NaN: none)."""
+    """One row of dots with whiskers: the value of each seed, their mean, and the interval of the mean.
+
+    NaN: no interval; an infinite end: the seeds do not bound it there. `aside` stands above the row, at the right; a `quiet` row is grey.
+    """
 
     name: str
     series: str
@@ -67,10 +74,12 @@ class Interval(NamedTuple):
     low: float
     high: float
     dots: list[float]
+    aside: str = ""
+    quiet: bool = False
 
 
 class Intervals(NamedTuple):
-    """Rows of dots with whiskers, best first."""
+    """Rows of dots with whiskers, best first. `middle`: what the large dot is; `line`: where a reference line stands (NaN: none)."""
 
     name: str
     title: str
@@ -81,6 +90,9 @@ class Intervals(NamedTuple):
     table: Table
     note: str = ""
     percent: bool = False
+    log_x: bool = False
+    middle: str = "mean"
+    line: float = math.nan
 
 
 class Dots(NamedTuple):
@@ -140,7 +152,29 @@ class Bars(NamedTuple):
     note: str = ""
 
 
-Figure = Curves | Intervals | Scatter | Grid | Bars
+class Entry(NamedTuple):
+    """An entry of a matrix: words, a small line under them, more on demand; `lean` from -1 (bad) to 1 (good), 0: nothing shown."""
+
+    text: str
+    small: str = ""
+    title: str = ""
+    lean: float = 0.0
+
+
+class Matrix(NamedTuple):
+    """A square of entries, row against column; None on the diagonal and where nothing is known."""
+
+    name: str
+    title: str
+    labels: list[str]
+    entries: list[list[Entry | None]]
+    says: str
+    alt: str
+    table: Table
+    note: str = ""
+
+
+Figure = Curves | Intervals | Scatter | Grid | Bars | Matrix
 
 
 def numbers(values: Iterable[object]) -> list[float]:

@@ -22,13 +22,11 @@
 
   // ---- charts
   const holder = document.getElementById("charts");
-  const charts = holder ? JSON.parse(holder.textContent) : {};
-  const places = all(".chart[data-chart]").filter((place) => charts[place.dataset.chart]);
+  let charts = {}, places = [];
   const config = { displaylogo: false, responsive: true, displayModeBar: false, doubleClick: "reset" };
 
-  const unpack = async () => {
+  const unpacked = async (text) => {
     if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old to unpack the charts");
-    const text = document.getElementById("plotly").textContent.trim();
     const letters = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%:()*+-;,=.?@^_`{|}~";
     const value = new Uint8Array(128);
     for (let i = 0; i < 85; i++) value[letters.charCodeAt(i)] = i;
@@ -41,9 +39,7 @@
       bytes[j] = n >>> 24; bytes[j + 1] = n >>> 16; bytes[j + 2] = n >>> 8; bytes[j + 3] = n;
     }
     const stream = new Blob([bytes.subarray(0, bytes.length - short)]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
-    document.head.append(script);
+    return new Response(stream).text();
   };
 
   const scopeOf = (place) => place.closest("[data-legend]")?.dataset.legend;
@@ -58,17 +54,23 @@
       hoverlabel: { bgcolor: colour("@surface"), bordercolor: colour("@line"), font: { ...font, color: colour("@ink") }, namelength: 40 },
     });
     if (place.dataset.log) {
-      const { tickmode, tickvals, ticktext, ...rest } = layout.yaxis;
-      layout.yaxis = place.dataset.log === "on" ? { ...rest, type: "log", ...spec.log } : { ...rest, type: "linear" };
+      const { tickmode, tickvals, ticktext, range, ...rest } = layout.yaxis;
+      const on = place.dataset.log === "on", span = spec.range ? spec.range[on ? "log" : "linear"] : on ? null : range;
+      layout.yaxis = { ...rest, type: on ? "log" : "linear", ...(span ? { range: span } : {}), ...(on ? spec.log : {}) };
     }
     drawn.add(place);
     return Plotly.react(place, data, layout, config);
   };
   const redraw = () => drawn.forEach(draw);
   const start = async () => {
-    if (!places.length) return;
+    if (!holder) return;
+    places = all(".chart[data-chart]");
     try {
-      await unpack();
+      const told = holder.textContent.trim();
+      charts = JSON.parse(told.startsWith("{") ? told : await unpacked(told));
+      const script = document.createElement("script");
+      script.textContent = await unpacked(document.getElementById("plotly").textContent.trim());
+      document.head.append(script);
       for (const place of places) { draw(place); await new Promise((go) => setTimeout(go)); }
     } catch (error) {
       places.forEach((place) => { place.textContent = `The chart cannot be drawn here (${error.message}); the table below holds its numbers.`; place.style.height = "auto"; });
@@ -80,12 +82,25 @@
   document.getElementById("theme")?.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; redraw(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
+  // ---- a chart in a folded part has no width until it is unfolded
+  all("details").forEach((fold) => fold.addEventListener("toggle", () => {
+    if (fold.open) all(".chart", fold).forEach((place) => { if (drawn.has(place)) Plotly.Plots.resize(place); });
+  }));
+
   // ---- legends: a click switches a series off and on, a double click leaves it alone on the page
   const show = (scope) => {
     const off = hidden.get(scope) || new Set();
     all(`.key[data-scope="${scope}"]`).forEach((key) => key.setAttribute("aria-pressed", String(!off.has(key.dataset.series))));
     drawn.forEach((place) => { if (scopeOf(place) === scope) draw(place); });
   };
+  const first = new Map(); // scope -> series that begin switched off
+  all('.key[aria-pressed="false"]').forEach(({ dataset: { scope, series } }) => first.set(scope, [...(first.get(scope) || []), series]));
+  first.forEach((names, scope) => hidden.set(scope, new Set(names)));
+  all("[data-show]").forEach((button) => button.addEventListener("click", () => {
+    const { scope, show: what } = button.dataset;
+    hidden.set(scope, new Set(what === "first" ? first.get(scope) || [] : []));
+    show(scope);
+  }));
   all(".key").forEach((key) => {
     const { scope, series } = key.dataset;
     key.addEventListener("click", () => {
@@ -103,11 +118,12 @@
     });
   });
   all("[data-log-of]").forEach((button) => button.addEventListener("click", () => {
-    const place = all(".chart").find((c) => c.dataset.chart === button.dataset.logOf);
-    const on = button.getAttribute("aria-pressed") !== "true";
+    const on = button.getAttribute("aria-pressed") !== "true", names = button.dataset.logOf.split(" ");
     button.setAttribute("aria-pressed", String(on));
-    place.dataset.log = on ? "on" : "off";
-    if (drawn.has(place)) draw(place);
+    all(".chart").filter((c) => names.includes(c.dataset.chart)).forEach((place) => {
+      place.dataset.log = on ? "on" : "off";
+      if (drawn.has(place)) draw(place);
+    });
   }));
 
   all("[data-save]").forEach((button) => button.addEventListener("click", () => {
