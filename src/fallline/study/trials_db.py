@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fallline._core.errors import FalllineError
+from fallline.study.sampling import quiet_optuna
 
 if TYPE_CHECKING:
     import optuna
@@ -51,7 +52,8 @@ class TrialsFile:
             event.listen(storage.engine, "connect", _fast)
             storage.engine.dispose()  # connections made before the setting
             self._storage = storage
-            self._study = optuna.create_study(study_name=NAME, storage=storage, direction=direction, load_if_exists=True)
+            with quiet_optuna():
+                self._study = optuna.create_study(study_name=NAME, storage=storage, direction=direction, load_if_exists=True)
 
     def trials(self) -> "list[optuna.trial.FrozenTrial]":
         """What is kept, by number."""
