@@ -25,7 +25,7 @@ def from_file(spec: str, **arguments: Any) -> nn.Module:
     path = Path(name).expanduser()
     if not path.is_file():
         raise FalllineError(f"there is no model file '{path}' (asked for by --model {spec}).")
-    make = _function(_run(path), function, path)
+    make = _function(run_file(path), function, path)
     positional, named = _accepted(make, arguments, spec)
     try:
         model = make(*positional, **named)
@@ -49,7 +49,12 @@ def told(error: BaseException, path: Path | None, what: str) -> NoReturn:
     raise FalllineError(f"{what} raised {type(error).__name__}{place}: {text}.") from error
 
 
-def _run(path: Path) -> Any:
+def run_file(path: Path) -> Any:
+    """The module that a user's file makes when it runs, with the files beside it at hand.
+
+    Raises:
+        FalllineError: it raised an exception; says which, and its line.
+    """
     spec = importlib.util.spec_from_file_location(f"fallline_user_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise FalllineError(f"'{path}' is not a Python file; give --model file.py:make_model.")
