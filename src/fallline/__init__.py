@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from fallline.api.lr import find_lr as find_lr
     from fallline.api.table import Table as Table
     from fallline.api.table import table as table
+    from fallline.api.tune import Tuning as Tuning
+    from fallline.api.tune import tune as tune
     from fallline.estimator import Classifier as Classifier
     from fallline.estimator import Regressor as Regressor
     from fallline.prove.check_loss import check_loss as check_loss
@@ -46,6 +48,8 @@ _HOME = {
     "find_lr": "fallline.api.lr",
     "Table": "fallline.api.table",
     "table": "fallline.api.table",
+    "Tuning": "fallline.api.tune",
+    "tune": "fallline.api.tune",
     "Classifier": "fallline.estimator",
     "Regressor": "fallline.estimator",
     "check_loss": "fallline.prove.check_loss",

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from fallline.data import Data
 
 TRIALS = 100
-_IS_TUNING = "tune"  # what `run.json` says of the study's kind
 
 
 class Tuning:
@@ -117,10 +116,9 @@ class Tuning:
             path: of the HTML file; by default report.html in the search's folder, or in the current one.
         """
         from fallline import report
-        from fallline.report.tune import tune_page
 
         place = Path(path) if path is not None else (self.folder or Path()) / REPORT_FILE
-        report.write(tune_page(self.reader), place)
+        report.write(report.tune_page(self.reader), place)
         return place
 
     def __repr__(self) -> str:
@@ -235,9 +233,9 @@ def tune(
         if holds_run(out):
             raise FalllineError(f"'{out}' already holds a run; resume it (--resume {out}), or choose another folder with --out.")
         folder = make_folder(out)
-    writer = Writer(folder, kind="study")
+    writer = Writer(folder, kind="search")
     parts["model"] = {**parts["model"], "specs": list(models)}
-    writer.describe(**parts | {"config": plan.to_json(), "study": _IS_TUNING, "python": python_call(models, rows.source, plan)})
+    writer.describe(**parts | {"config": plan.to_json(), "python": python_call(models, rows.source, plan)})
     return _run(models, rows, writer, own, plan, quiet=quiet, stop=stop)
 
 
@@ -286,14 +284,15 @@ def _run(
             writer.describe(status="failed")
             writer.close()
             raise
-    writer.describe(status=found.status, result=found.to_json())
+    made = Tuning(found, plan, models, writer, data, loss, partial(_run, models, data, writer, loss))
+    writer.describe(status=found.status, result={**found.to_json(), "train": made.command, "space": describe_space(plan.space)})
     writer.flush()
-    return Tuning(found, plan, models, writer, data, loss, partial(_run, models, data, writer, loss))
+    return made
 
 
 def _resume(folder: Path, model: Any, data: Any, loss: Any, trials: int | None, *, quiet: bool, stop: Callable[[], bool] | None) -> Tuning:
     info = read_info(folder)
-    must(info.get("study") == _IS_TUNING, "a search can be resumed", f"a {info['kind']}", "see `fallline tune --out`", where=f"'{folder}'")
+    must(info["kind"] == "search", "a search can be resumed", f"a {info['kind']}", "resume it with its own command", where=f"'{folder}'")
     plan = _longer(SearchPlan.from_json(info["config"]), trials)
     if info["model"].get("spec") is None:
         if isinstance(model, str):
@@ -379,6 +378,22 @@ def python_call(models: Mapping[str, ModelLike], source: Mapping[str, Any], plan
     return (
         f"import fallline as fl\n\n{data}\nfound = fl.tune(\n    {made},\n    data,\n    {words},\n    space={space_text(plan.space)},\n)"
     )
+
+
+def describe_space(space: Space) -> dict[str, str]:
+    """Every factor and where it is looked for, in words."""
+    out = {}
+    for factor, values in space.values.items():
+        if isinstance(values, Range):
+            ends = (1 - values.high, 1 - values.low) if factor in AVERAGES else (values.low, values.high)
+            how = ", by the logarithm of one minus it" if factor in AVERAGES else ", by its logarithm" if values.log else ""
+            out[factor] = f"{ends[0]:g} to {ends[1]:g}" + (f" in steps of {values.step:g}" if values.step else how)
+        else:
+            shown = [1 - v for v in values] if factor in AVERAGES else values
+            out[factor] = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in shown)
+    if "lr" not in out:
+        out["lr"] = "the usual range of each optimizer, by its logarithm"
+    return {k: out[k] for k in FACTORS if k in out}
 
 
 def space_text(space: Space) -> str:

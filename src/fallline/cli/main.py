@@ -63,6 +63,12 @@ COMMANDS = (
         "Fill a table of batch size against epochs over several seeds, and say which differences are real.",
         ("fallline table fashion_mnist --batch-sizes 32,64,128,full --epochs 5,10,15 --seeds 5",),
     ),
+    Command(
+        "tune",
+        _CHOOSE,
+        "Search over optimizer, learning rate, batch size and more; rank the best with fresh seeds.",
+        ("fallline tune digits --trials 200", "fallline tune digits --optimizers adamw,nesterov --lrs 1e-4..1 --models mlp:64,mlp:128"),
+    ),
     Command("lr", _CHOOSE, "Find the range of useful learning rates in seconds.", ("fallline lr digits --optimizer rmsprop",)),
     Command(
         "explain",

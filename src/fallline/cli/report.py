@@ -1,4 +1,4 @@
-"""`fallline report`: the interactive page of a run or of a comparison."""
+"""`fallline report`: the interactive page of a run, of a comparison, of a table or of a search."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from fallline.cli.terminal import Voice
 
 
 def report(
-    run: Annotated[str, Parameter(help="folder of a run or of a comparison")],
+    run: Annotated[str, Parameter(help="folder of a run, of a comparison, of a table or of a search")],
     /,
     *,
     out: Annotated[str | None, o.text("file to write; RUN/report.html unless given", o.RUN)] = None,
@@ -20,11 +20,11 @@ def report(
     from pathlib import Path
 
     from fallline import record
-    from fallline.report import run_page, study_page, write
+    from fallline.report import run_page, study_page, table_page, tune_page, write
 
     voice = Voice(quiet=quiet, as_json=json)
     reader = record.open_run(run)
-    page = study_page(reader) if reader.info.get("kind") == "study" else run_page(reader)
+    page = {"study": study_page, "table": table_page, "search": tune_page}.get(str(reader.info.get("kind")), run_page)(reader)
     path = Path(out) if out else Path(run) / "report.html"
     write(page, path)
     voice.say(f"report: {path}")

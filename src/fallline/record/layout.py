@@ -3,7 +3,7 @@
 FORMAT = "fallline-run"
 VERSION = 1
 STATUSES = ("running", "finished", "interrupted", "diverged", "failed")
-KINDS = ("run", "study", "table")
+KINDS = ("run", "study", "table", "search")
 
 RUN_FILE = "run.json"
 RECORD_FILE = "record.sqlite"

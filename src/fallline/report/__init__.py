@@ -5,3 +5,5 @@ from fallline.report.page import write as write
 from fallline.report.run import run_page as run_page
 from fallline.report.still import still as still
 from fallline.report.study import study_page as study_page
+from fallline.report.table import table_page as table_page
+from fallline.report.tune import tune_page as tune_page
