@@ -20,8 +20,10 @@ def find_lr(
     optimizer: Any = "adam",
     *,
     batch_size: Any = 32,
+    epochs: int = 10,
     seed: int = 0,
     device: str = "cpu",
+    plot: str | Path | None = None,
     **settings: Any,
 ) -> LRResult:
     """The useful learning rates for this model, data, loss and optimizer, in a few hundred mini-batches.
@@ -34,8 +36,10 @@ def find_lr(
         loss: a name, a fallline loss, or any function of (output, y).
         optimizer: a name with options, or a torch optimizer: the one that you made, a class, or a function of parameters.
         batch_size: rows in a mini-batch, or "full"; a loader has its own.
+        epochs: of the training that the rate is for: the best rate of a long one is not that of a short one.
         seed: of the orders and of a fresh model.
         device: "cpu", "cuda", "auto".
+        plot: draw the ramps, the trials and the three numbers into this file (.html, .png, .svg, .pdf).
         **settings: any other field of `fallline.training.Settings` (weight_decay, clip_norm, class_weight, ...).
 
     Returns:
@@ -53,6 +57,19 @@ def find_lr(
     (True, True)
     """
     must(data is not None, "data is given", "nothing", "find_lr(model, data, loss, optimizer)", where="find_lr")
+    found = _look(model, data, loss, optimizer, batch_size, epochs, seed, device, settings)
+    if plot is not None:
+        from fallline.report.lr import draw_lr
+
+        name = optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", type(optimizer).__name__)
+        draw_lr(found, plot, optimizer=name, title=f"Learning rates of {name}")
+    return found
+
+
+def _look(
+    model: ModelLike, data: Any, loss: Any, optimizer: Any, batch_size: Any, epochs: int, seed: int, device: str, settings: dict[str, Any]
+) -> LRResult:
+    """The range test in the way that fits what was given."""
     if isinstance(optimizer, str) and (isinstance(loss, str) or hasattr(loss, "target_kind") or not _batches(data)):
         from fallline.api.fit import load_data
         from fallline.api.model import with_width
@@ -63,6 +80,7 @@ def find_lr(
             loss=loss_name(loss),
             optimizer=optimizer,
             batch_size=batch_size,
+            epochs=epochs,
             seed=seed,
             device=device,
             **settings,
@@ -89,7 +107,7 @@ def find_lr(
         x, y = data
         rows = len(x) if batch_size == "full" else int(batch_size)
         data = list(zip(x.split(rows), y.split(rows), strict=True))
-    return find_lr_plain(model, data, loss, optimizer, device=device, seed=seed)
+    return find_lr_plain(model, data, loss, optimizer, epochs=epochs, device=device, seed=seed)
 
 
 def _batches(data: Any) -> bool:

@@ -23,15 +23,17 @@ def lr(
     signed_labels: o.SignedLabels = False,
     optimizer: o.OptimizerName = "adam",
     batch_size: o.BatchSize = 32,
+    epochs: o.Epochs = 10,
     dropout: o.Dropout = 0.0,
     clip_norm: o.ClipNorm = None,
     weight_decay: o.WeightDecay = None,
     seed: o.Seed = 0,
     device: o.Device = "cpu",
+    plot: Annotated[str | None, o.text("draw the range test into this file (html, png, svg, pdf)", o.RUN, metavar="FILE")] = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> int:
-    """Find the range of useful learning rates: the rate grows step by step, and the loss tells where it helps and where it breaks."""
+    """Find the useful learning rates: the rate grows step by step, then fixed rates train; the loss tells what helps and what breaks."""
     from fallline.api.lr import find_lr
     from fallline.api.names import check_names
     from fallline.data import load
@@ -47,6 +49,7 @@ def lr(
         loss,
         optimizer,
         batch_size=batch_size,
+        epochs=epochs,
         embedding=embedding,
         class_weight=class_weight,
         signed_labels=signed_labels,
@@ -55,7 +58,14 @@ def lr(
         weight_decay=weight_decay,
         seed=seed,
         device=device,
+        plot=plot,
     )
+    if found.found:
+        voice.head(f"{optimizer}: {found.suggested:.3g}")
+        voice.say(f"  useful  {found.useful[0]:.3g} to {found.useful[1]:.3g}")
+        voice.say(f"  edge    {found.edge:.3g}" if found.edge is not None else "  edge    not reached: the loss never rose")
     voice.say(f"{optimizer}: {found.text()}")
-    voice.json({"optimizer": optimizer, **dataclasses.asdict(found)})
+    if plot is not None:
+        voice.say(f"picture: {plot}")
+    voice.json({"optimizer": optimizer, "plot": plot, **dataclasses.asdict(found)})
     return 0 if found.found else 1

@@ -6,10 +6,11 @@ Works on copies of the model, on orders of the data of its own, and under random
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +20,15 @@ from torch import Tensor, nn
 from fallline import data as data_
 from fallline import optim
 from fallline._core.seeds import stream
-from fallline.study.plain import HELD_ROWS, copied_optimizer, read_batches, starting_lr, step_flops
 from fallline.study.models import ModelLike, fresh
-from fallline.study.ramp import LRResult, Walk, range_test
-from fallline.training.threads import SMALL, fitting_threads, is_small
+from fallline.study.plain import HELD_ROWS, copied_optimizer, read_batches, starting_lr, step_flops
+from fallline.study.ramp import LRResult, range_test
+from fallline.study.walks import Walk, Walks
 from fallline.training import Settings, aim, outputs
 from fallline.training.checks import batch_rows, device_of
 from fallline.training.evaluate import mean_loss
+from fallline.training.goal import Goal
+from fallline.training.threads import SMALL, fitting_threads, is_small
 from fallline.training.trained import named_parameters
 
 if TYPE_CHECKING:
@@ -35,9 +38,10 @@ if TYPE_CHECKING:
 MOST_ROWS = 4096  # of a mini-batch here: a full batch is stood for by that many rows drawn from it
 LONGEST = 400  # mini-batches of the longest trials, where a step is small
 STEPS = 100  # of a trial; as many as the run has, where it has fewer: at a large rate a few steps more or less decide
-LOOKS = 3  # measurements over the last steps of a trial
 SHORT, SHORT_ORDERS = 30, 5  # a run of fewer steps is at the mercy of the order of its rows: so many are tried, and the worst end counts
-THRIFTY = {"ramps": 2, "orders": 1, "looks": 1}  # where a step is not small
+THOROUGH: dict[str, Any] = {"looks": 3}  # where a step is small
+TOGETHER: dict[str, Any] = {"looks": 3, "orders": 3}  # where walks are advanced at once
+THRIFTY: dict[str, Any] = {"ramps": 2, "orders": 1, "looks": 1}  # where a step is not small
 WIDER = 10.0  # how far the ramp goes beyond the optimizer's usual range on either side
 
 
@@ -62,7 +66,7 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
     preset, _ = optim.parse(settings.optimizer)
     rows, batch = len(data.train), batch_rows(settings, len(data.train))
     total = math.ceil(rows / batch) * settings.epochs
-    orders = {"orders": SHORT_ORDERS, "worst": True} if total < SHORT and batch < rows else {}
+    orders: dict[str, Any] = {"orders": SHORT_ORDERS, "worst": True} if total < SHORT and batch < rows else {}
     batch = min(batch, MOST_ROWS)
     x, target = data.train.x, goal.targets(data.train.y)
     held = data.validation if len(data.validation) else data.train
@@ -101,6 +105,9 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
 
         low, high = preset.lr_range
         small = is_small(model, batch)
+        own = (x.to(device), target.to(device))
+        together = _together(model, settings, goal, own, (held_x, held_target), batch, seed) if small or device.type == "cuda" else None
+        effort = (TOGETHER if together else THOROUGH) if small else THRIFTY
         with fitting_threads(model, batch):
             return range_test(
                 begin,
@@ -110,8 +117,39 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
                 steps=min(STEPS, total),
                 total=total,
                 longest=LONGEST if small else STEPS,
-                **(({"looks": LOOKS} if small else THRIFTY) | orders),
+                together=together,
+                **(effort | orders),
             )
+
+
+def _together(
+    model: nn.Module,
+    settings: Settings,
+    goal: Goal,
+    train: tuple[Tensor, Tensor],
+    held: tuple[Tensor, Tensor],
+    batch: int,
+    seed: int,
+) -> Callable[[Sequence[int]], Walks] | None:
+    """Makes walks that are advanced in one program; None where the loss or the model does not allow it."""
+    from fallline.population import Unstackable
+    from fallline.study.stacked import Stacked, alone
+
+    if alone(goal):
+        return None
+
+    def make(orders: Sequence[int]) -> Walks:
+        def places(order: int) -> Iterator[Tensor]:
+            return _endless(len(train[0]), batch, stream(seed, "order", order))
+
+        seeds = [stream(seed, "walk", order) for order in orders]
+        return Stacked(model, settings, goal, train, held, [functools.partial(places, order) for order in orders], seeds)
+
+    try:
+        make([0, 1]).run([[0.0], [0.0]])
+    except Unstackable:
+        return None
+    return make
 
 
 class _Both(nn.Module):
@@ -145,7 +183,9 @@ def kept_generators(*more: torch.Generator | None) -> Iterator[None]:
             generator.set_state(state)
 
 
-def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer: Any, *, epochs: int = 10, device: str = "cpu", seed: int = 0) -> LRResult:
+def find_lr_plain(
+    model: nn.Module, loader: Iterable[Any], loss: Any, optimizer: Any, *, epochs: int = 10, device: str = "cpu", seed: int = 0
+) -> LRResult:
     """The same on plain torch: any module, any iterable of (x, y) batches, any `loss(output, y)`, any optimizer.
 
     Args:
@@ -153,6 +193,7 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
         loader: read once from its start; its generators are put back.
         loss: called with the model's output and y.
         optimizer: a `torch.optim.Optimizer` of this model, copied with its state; or what makes one from parameters.
+        epochs: of the training that the rate is for.
         device: where to work.
         seed: of the random numbers inside the model (dropout).
 
@@ -162,8 +203,8 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
     place = device_of(device)
     sampler = getattr(loader, "sampler", None)
     with kept_generators(getattr(loader, "generator", None), getattr(sampler, "generator", None)):
-        train, held = read_batches(loader, LONGEST, place)
-        total = (len(loader) if isinstance(loader, Sized) else len(train)) * epochs
+        batches = read_batches(loader, LONGEST, place)
+        total = (len(loader) if isinstance(loader, Sized) else len(batches.found)) * epochs
         learns = isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None
         default = starting_lr(model, optimizer)
 
@@ -171,6 +212,7 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
             walker = copy.deepcopy(model).to(place)
             walker.train()
             own = copy.deepcopy(loss).to(place) if learns else loss
+            train, held = batches.split(order)
             stepper = copied_optimizer(optimizer, *((_Both(model, loss), _Both(walker, own)) if learns else (model, walker)))
             shares = [float(group["lr"]) / default for group in stepper.param_groups]
             torch.manual_seed(stream(seed, "walk", order))
@@ -196,8 +238,11 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
 
             return Walk(step, measure)
 
-        small = step_flops(copy.deepcopy(model).to(place).train(), copy.deepcopy(loss).to(place) if learns else loss, train[0]) < SMALL
-        size = len(train[0][0]) if hasattr(train[0][0], "__len__") else 1
+        small = (
+            step_flops(copy.deepcopy(model).to(place).train(), copy.deepcopy(loss).to(place) if learns else loss, batches.found[0]) < SMALL
+        )
+        x = batches.found[0][0]
+        size = len(x) if hasattr(x, "__len__") else 1
         with fitting_threads(model, size):
             return range_test(
                 begin,
@@ -208,5 +253,5 @@ def find_lr_plain(model: nn.Module, loader: Iterable[Any], loss: Any, optimizer:
                 steps=min(STEPS, total),
                 total=total,
                 longest=LONGEST if small else STEPS,
-                **({"looks": LOOKS} if small else THRIFTY),
+                **(THOROUGH if small else THRIFTY),
             )

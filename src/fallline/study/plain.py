@@ -1,9 +1,9 @@
 """What the learning-rate finder needs of plain torch objects: copies of optimizers, batches read once."""
 
 import copy
-import itertools
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,22 +12,64 @@ from fallline._core.errors import must, refuse
 from fallline.optim import RuleOptimizer
 
 Batch = tuple[Any, Any]
+BYTES = 512 << 20  # of batches that are kept
+HELD_ROWS = 2048  # on which a trial is judged
+FOLDS = 5  # of the batches of a short loader
 
 
-def read_batches(loader: Iterable[Any], most: int, device: torch.device) -> tuple[list[Batch], list[Batch]]:
-    """The first batches of a loader: those to train on, and those to judge on (a tenth, or the same where there are few).
+class Batches(NamedTuple):
+    """The first batches of a loader, and whether it has more."""
+
+    found: list[Batch]
+    more: bool
+
+    def split(self, order: int) -> tuple[list[Batch], list[Batch]]:
+        """Batches to train on and batches to judge on, for that order of the data.
+
+        Of a loader that has more, the last tenth is judged on. Where these are all, each order holds another fifth aside, so that together
+        they judge on most rows; fewer than five batches are trained on and judged on alike.
+        """
+        if len(self.found) < FOLDS:
+            return self.found, self.found
+        if self.more:
+            held = math.ceil(len(self.found) / 10)
+            return self.found[:-held], self.found[-held:]
+        fold = order % FOLDS
+        return [batch for i, batch in enumerate(self.found) if i % FOLDS != fold], self.found[fold::FOLDS]
+
+
+def read_batches(loader: Iterable[Any], most: int, device: torch.device) -> Batches:
+    """The first batches of a loader, `most` of them and about 512 MB at most.
 
     Raises:
         FalllineError: nothing came, or a batch is not a pair (x, y).
     """
     found: list[Batch] = []
-    for batch in itertools.islice(iter(loader), most):
+    taken = 0
+    for batch in iter(loader):
         must(isinstance(batch, tuple | list) and len(batch) == 2, "a batch is a pair (x, y)", type(batch).__name__)
+        if len(found) == most or taken > BYTES:
+            return Batches(found, True)
         x, y = batch
         found.append((x.to(device), y.to(device)))
+        taken += sum(part.numel() * part.element_size() for part in found[-1])
     must(bool(found), "the loader gives at least one batch", "none")
-    held = len(found) // 10
-    return (found[:-held], found[-held:]) if held else (found, found)
+    return Batches(found, False)
+
+
+def step_flops(model: nn.Module, loss: Any, batch: Batch) -> int:
+    """Multiplications and additions of one forward and backward pass, as torch counts them (matrix products, convolutions, attention).
+
+    Done on the model as it is: give a copy.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, y = batch
+    with FlopCounterMode(display=False) as counter:
+        value = loss(model(x), y)
+        if value.requires_grad:
+            value.backward()
+    return counter.get_total_flops()
 
 
 def starting_lr(model: nn.Module, optimizer: Any) -> float:

@@ -2,38 +2,37 @@
 
     lrᵢ = low · (high / low)^(i / (n − 1))        one mini-batch at each rate, from the same start
 
-1. Ramps: the rate grows by a constant factor at every mini-batch. The smoothed loss (a moving average over 0.9 of the past, corrected for
-   its start) tells where descent begins and where the loss is back above its beginning: the edge. Several orders of the data are tried
-   and the middle one counts; a ramp ends early when the loss explodes.
-2. Trials: between these two, a few fixed rates each train for a number of mini-batches from the same start, and the loss on rows that the
-   test holds aside is measured; more rates beside the best one follow, twice. The rate whose loss ends lowest is suggested; those that
-   achieve at least half of its descent are useful.
-   A ramp alone cannot tell this: it looks at each rate once, after all the smaller ones have done their work.
+1. Ramps, several orders of the data at once: the rate grows by a constant factor at every mini-batch. From each loss that of the untrained
+   model on the same mini-batch is taken away, which removes most of the noise between mini-batches. The curve is the median over the orders
+   of what is left, smoothed (a moving average over 0.9 of the past, corrected for its start); its slope is taken on log lr. It tells where
+   descent begins, where it is steepest, and where the loss is back above its beginning. A ramp ends early when the loss explodes; one that
+   never rose goes on beyond `high`, and ramps that rose from the first rate on begin anew far below `low`.
+2. Trials (`fallline.study.trials`): between these two, a few fixed rates each train from the same start, and the loss on rows that the test
+   holds aside is measured. A ramp alone cannot tell which rate is best: it looks at each once, after all the smaller ones have done their
+   work, and the best rate of a long training is smaller than that of a short one.
+
+Three numbers come out: useful (from, to), suggested, edge; and how far they can be trusted.
 
 Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3. https://arxiv.org/abs/1506.01186
-Departs from the source: exponential instead of linear growth; the suggestion comes from the trials.
+Departs from the source: exponential instead of linear growth; several orders; the suggestion comes from the trials.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from fallline._core.errors import must
+from fallline.study.trials import Tried, try_rates
+from fallline.study.walks import OneByOne, Walk, Walks
 
 KEEP = 0.9  # share of the past in the moving average
 QUIET = 10  # first mini-batches of a ramp, at rates too small to matter: they measure the noise between batches
-
-
-class Walk(NamedTuple):
-    """A training from the common start: `step(lr)` trains on the next mini-batch and returns its loss before the step;
-    `measure()` is the loss on the rows held aside.
-    """
-
-    step: Callable[[float], float]
-    measure: Callable[[], float]
+FURTHER = 1e4  # how far a ramp goes on where the loss never rose, and how far below it begins anew where it rose at once
+FALLEN = 0.1  # share of the whole fall of a ramp at which descent has begun
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class LRResult:
         reason: why, in words.
         found: whether any rate made the loss fall.
         lrs: rates of the ramp.
-        losses: smoothed loss at each of them, mean over the ramps; as many as `lrs`.
+        losses: smoothed loss at each of them, median over the ramps; as many as `lrs`; NaN beyond the end of the ramps.
+        band: lowest and highest of the ramps at each rate.
         trials: (rate, loss on the rows held aside after training at that fixed rate), by rate.
         start: loss on the rows held aside before any step.
         steps: mini-batches spent on all ramps and trials.
@@ -65,6 +65,7 @@ class LRResult:
     trials: list[tuple[float, float]] = field(repr=False)
     start: float = math.nan
     steps: int = 0
+    band: tuple[list[float], list[float]] = field(repr=False, default=((), ()))  # pyright: ignore[reportAssignmentType]
 
     def text(self) -> str:
         """The result for a terminal."""
@@ -78,11 +79,33 @@ class LRResult:
         )
 
 
-class _Ramp(NamedTuple):
+class Ramp(NamedTuple):
+    """What one order of the data showed; places are indices of rates."""
+
     smooth: list[float]
-    began: int | None  # index of the first rate at which a tenth of the fall was done
-    edge: int | None  # index of the rate from which on the loss is above its beginning
+    began: int | None  # the first rate at which a tenth of the fall was done
+    edge: int | None  # the rate from which on the loss is above its beginning
     quiet: float  # deviation of the loss between mini-batches
+
+
+class Curve(NamedTuple):
+    """What all ramps showed together."""
+
+    lrs: list[float]
+    median: list[float]
+    band: tuple[list[float], list[float]]
+    ramps: list[Ramp]
+    began: float | None
+    steepest: float | None
+    edge: float | None
+    noise: float
+    spent: int
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the orders of the data agree, to a factor of 3, on where the loss rises."""
+        edges = [self.lrs[ramp.edge] for ramp in self.ramps if ramp.edge is not None]
+        return not edges or (len(edges) == len(self.ramps) and max(edges) <= 3 * min(edges))
 
 
 def range_test(
@@ -93,9 +116,14 @@ def range_test(
     default: float,
     points: int = 100,
     ramps: int = 3,
-    trials: int = 7,
+    trials: int = 8,
     orders: int = 2,
     steps: int = 100,
+    total: int | None = None,
+    longest: int | None = None,
+    worst: bool = False,
+    looks: int = 1,
+    together: Callable[[Sequence[int]], Walks] | None = None,
 ) -> LRResult:
     """Find the useful range of learning rates.
 
@@ -104,11 +132,16 @@ def range_test(
         low: smallest rate.
         high: largest rate.
         default: rate to fall back to.
-        points: mini-batches of one ramp.
+        points: mini-batches of one ramp from low to high.
         ramps: orders of the data that are tried.
         trials: fixed rates that are tried first, at most.
-        orders: orders of the data for each trial; the worst end counts.
-        steps: mini-batches of a trial.
+        orders: orders of the data for each trial.
+        steps: mini-batches of a first trial.
+        total: mini-batches of the training that the rate is for; as many as `steps` unless given.
+        longest: mini-batches of the longest trial; beyond, what the best rate does with longer trials is followed on.
+        worst: judge a rate by the worst of its orders, not by their mean.
+        looks: how often a trial is measured over its last steps; the mean counts.
+        together: makes the walks of these orders, to be advanced at once; one by one from `begin` unless given.
 
     Raises:
         FalllineError: the range is empty or not positive.
@@ -121,136 +154,174 @@ def range_test(
     ...         return before
     ...     return Walk(step, lambda: x[0] ** 2)
     >>> found = range_test(begin, low=1e-4, high=10.0, default=0.01)
-    >>> found.found, 0.1 < found.suggested < 1, found.edge < 4
+    >>> found.found, 0.1 < found.suggested < 1, 0.8 < found.edge < 1.3
     (True, True, True)
     """
     must(0 < low < high < math.inf, "0 < low < high", (low, high), where="the range of learning rates")
+    total = max(1, total or steps)
+    longest = max(1, min(total, longest or steps))
+    hold = longest > steps
+    walks = together or (lambda orders: OneByOne(begin, orders, hold=hold))
     lrs = np.geomspace(low, high, points).tolist()
-    start = begin(0).measure()
-    spent = 0
+    start = walks([0]).run([[]], marks=[0])[0].ends[0]
     if not math.isfinite(start):
-        return _nothing(default, lrs, "the loss is not finite before the first step", start, spent)
-    seen = []
-    for order in range(ramps):
-        seen.append(_ramp(begin(order).step, lrs))
-        spent += len(seen[-1].smooth)
-    losses = _mean(seen, points)
-    began = _middle([ramp.began for ramp in seen])
-    edge_at = _middle([ramp.edge for ramp in seen])
-    edge = None if edge_at is None else lrs[edge_at]
-    first = lrs[began] if began is not None else (low if edge is None else min(edge, high) / 1e3)
-    last = edge if edge is not None else high
-    tried: dict[float, float] = {}
-    for rates in (_candidates(max(first / 3, low / 10), max(last, first * 3), trials), None, None):
-        for rate in rates or _beside(tried):
-            after = []
-            for order in range(orders):
-                walk = begin(ramps + order)
-                spent += _train(walk.step, rate, steps)
-                after.append(walk.measure())
-            tried[rate] = max(after) if all(map(math.isfinite, after)) else math.inf
-    return _judge(dict(sorted(tried.items())), start, seen, lrs, losses, edge, default, spent)
+        return _nothing(default, lrs, "the loss is not finite before the first step", start)
+    curve = ramp_up(walks, low, high, points, ramps)
+    first = curve.began if curve.began is not None else (low if curve.edge is None else curve.edge / 1e3)
+    last = curve.edge if curve.edge is not None else curve.lrs[-1]
+    tried = try_rates(
+        walks,
+        (first / 3, max(last, first * 3)),
+        orders=range(ramps, ramps + orders),
+        most=trials,
+        steps=min(steps, longest),
+        longest=longest,
+        total=total,
+        worst=worst,
+        looks=looks,
+    )
+    return _judge(tried, curve, default, total)
 
 
-def _judge(
-    tried: dict[float, float],
-    start: float,
-    seen: list[_Ramp],
-    lrs: list[float],
-    losses: list[float],
-    edge: float | None,
-    default: float,
-    spent: int,
-) -> LRResult:
-    """Suggest the rate that descended most, and say how far it can be trusted."""
-    rates, ends = list(tried), list(tried.values())
+def ramp_up(walks: Callable[[Sequence[int]], Walks], low: float, high: float, points: int, ramps: int) -> Curve:
+    """Ramps from low to high, further up where the loss never rose, and from far below where it rose at once."""
+    ratio, spent = (high / low) ** (1 / (points - 1)), 0
+    more = math.ceil(math.log(FURTHER) / math.log(ratio))
+    lrs, still, seen, tries = [], [], [], 3
+    for left in reversed(range(tries)):
+        lrs = [low * ratio**i for i in range(points + more)]
+        legs = walks(range(ramps)).run([lrs] * ramps, stop=functools.partial(_over, points=points))
+        still, taken = _still(walks, [len(leg.losses) for leg in legs])
+        spent += taken + sum(len(leg.losses) for leg in legs)
+        seen = [_read(leg.losses, rest) for leg, rest in zip(legs, still, strict=True)]
+        began, edge = (_middle([getattr(ramp, name) for ramp in seen]) for name in ("began", "edge"))
+        if not left or began is not None or edge is None or edge > 2 * QUIET:
+            break
+        low /= FURTHER
+        points, more = math.ceil(math.log(FURTHER) / math.log(ratio)) + 3 * QUIET, 0
+    reached = max(min(points, len(lrs)), *(len(ramp.smooth) for ramp in seen))
+    table = np.full((ramps, reached), np.nan)
+    for row, ramp in zip(table, seen, strict=True):
+        row[: len(ramp.smooth)] = ramp.smooth
+    lrs = lrs[:reached]
+    known = np.isfinite(table).any(axis=0)
+    middle, below, above = (np.full(reached, np.nan) for _ in range(3))
+    for out, how in ((middle, np.nanmedian), (below, np.nanmin), (above, np.nanmax)):
+        out[known] = how(table[:, known], axis=0) + np.mean([np.mean(rest) for rest in still])
+    began, edge = (_middle([getattr(ramp, name) for ramp in seen]) for name in ("began", "edge"))
+    return Curve(
+        lrs,
+        middle.tolist(),
+        (below.tolist(), above.tolist()),
+        seen,
+        None if began is None else lrs[began],
+        steepest(lrs, middle.tolist()),
+        None if edge is None else float(f"{lrs[min(edge, reached - 1)]:.3g}"),
+        float(np.median([ramp.quiet for ramp in seen])),
+        spent,
+    )
+
+
+def _still(walks: Callable[[Sequence[int]], Walks], lengths: list[int]) -> tuple[list[list[float]], int]:
+    """The loss of the untrained model on the rows of each ramp, and the mini-batches spent; a constant is not followed to its end."""
+    first = [leg.losses for leg in walks(range(len(lengths))).run([[0.0] * min(QUIET, n) for n in lengths])]
+    if all(np.ptp(losses) <= 1e-6 * abs(losses[0]) for losses in first):
+        return [losses[:1] * n for losses, n in zip(first, lengths, strict=True)], sum(map(len, first))
+    legs = walks(range(len(lengths))).run([[0.0] * n for n in lengths])
+    return [leg.losses for leg in legs], sum(map(len, first)) + sum(lengths)
+
+
+def steepest(lrs: Sequence[float], curve: Sequence[float]) -> float | None:
+    """The rate at which a curve falls most steeply on log lr; None where it never falls.
+
+    >>> round(steepest([0.001, 0.01, 0.1, 1.0], [5.0, 4.9, 3.0, 2.5]), 3)
+    0.01
+    """
+    finite = np.isfinite(curve)
+    if finite.sum() < 3:
+        return None
+    rates, values = np.asarray(lrs)[finite], np.asarray(curve)[finite]
+    slope = np.gradient(values, np.log(rates))
+    return float(rates[slope.argmin()]) if slope.min() < 0 else None
+
+
+def _judge(tried: Tried, curve: Curve, default: float, total: int) -> LRResult:
+    """The three numbers, and how far they can be trusted."""
+    spent, start = curve.spent + tried.spent, tried.start
+    rates, ends = list(tried.ends), list(tried.ends.values())
+    trials = list(zip(rates, ends, strict=True))
     best = min(range(len(rates)), key=lambda i: ends[i])
     fall = start - ends[best]
-    trials = list(zip(rates, ends, strict=True))
-    noise = float(np.median([ramp.quiet for ramp in seen]))
     if not fall > 1e-3 * abs(start) + 1e-12:
-        return _nothing(default, lrs, "it stayed where it was at every rate that was tried", start, spent, losses, trials)
+        rose = any(end > start for end in ends) and not any(end < start for end in ends)
+        why = "it rose at every rate that moved it" if rose else "it stayed where it was at every rate that was tried"
+        return _nothing(default, curve.lrs, why, start, spent, curve, trials)
     good = [end <= start - 0.5 * fall for end in ends]
-    left = best
+    left = right = best
     while left > 0 and good[left - 1]:
         left -= 1
-    right = best
     while right + 1 < len(rates) and good[right + 1]:
         right += 1
-    broken = [rate for rate, end in tried.items() if rate > rates[right] and not end < start]
-    edge = min([*broken[:1], *([] if edge is None else [edge])], default=None)
+    suggested = tried.suggested
+    useful = (min(rates[left], suggested), max(rates[right], suggested))
+    edge = tried.edge
+    if edge is None and curve.edge is not None and curve.edge > rates[-1]:
+        edge = curve.edge
     confidence, doubts = 1.0, []
-    if best in (0, len(rates) - 1) and len(rates) > 1:
-        confidence *= 0.5
-        doubts.append("the best rate stood at the end of those that were tried")
-    edges = [lrs[ramp.edge] for ramp in seen if ramp.edge is not None]
-    if 0 < len(edges) < len(seen) or (edges and max(edges) > 3 * min(edges)):
-        confidence *= 0.7
-        doubts.append("orders of the data disagree on where the loss rises")
-    if left == right:
-        confidence *= 0.7
-        doubts.append("the neighbouring rates do much worse")
-    if fall < noise:
-        confidence *= 0.5
-        doubts.append("the fall is smaller than the noise between mini-batches")
-    reason = f"training at this rate took the loss from {start:.4g} to {ends[best]:.4g}"
+    for share, doubt, text in (
+        (0.5, best in (0, len(rates) - 1) and len(rates) > 1, "the best rate stood at the end of those that were tried"),
+        (0.7, not curve.agreed, "orders of the data disagree on where the loss rises"),
+        (0.7, left == right, "the neighbouring rates do much worse"),
+        (0.5, fall < curve.noise, "the fall is smaller than the noise between mini-batches"),
+        (tried.trust, tried.trust < 1, tried.doubt),
+    ):
+        if doubt:
+            confidence *= share
+            doubts.append(text)
+    reason = f"training at {rates[best]:.3g} took the loss from {start:.4g} to {ends[best]:.4g}"
+    if suggested < 0.99 * rates[best] and tried.steps < total:
+        reason += f" in {tried.steps} mini-batches, and the best rate falls as training grows longer"
     if doubts:
         reason += f", but {' and '.join(doubts)}"
-    return LRResult(rates[best], (rates[left], rates[right]), edge, confidence, reason, True, lrs, losses, trials, start, spent)
+    return LRResult(suggested, useful, edge, confidence, reason, True, curve.lrs, curve.median, trials, start, spent, curve.band)
 
 
-def _ramp(step: Callable[[float], float], lrs: list[float]) -> _Ramp:
-    raw: list[float] = []
-    smooth: list[float] = []
-    average = 0.0
-    for i, lr in enumerate(lrs):
-        loss = step(lr)
-        if not math.isfinite(loss):
-            break
-        raw.append(loss)
+def _over(losses: list[float], points: int) -> bool:
+    """Whether a ramp has exploded; beyond `points` mini-batches, whether its smoothed loss is above its beginning."""
+    if len(losses) <= QUIET + 1:
+        return False
+    smooth, begin, spread = _smooth(losses), float(np.mean(losses[:QUIET])), float(np.std(losses[:QUIET]))
+    if len(losses) > points and smooth[-1] > begin + spread / 2:
+        return True
+    return smooth[-1] > begin + (begin - min(smooth)) + 10 * spread + 0.1 * abs(begin)
+
+
+def _smooth(losses: Sequence[float]) -> list[float]:
+    """The moving average over 0.9 of the past, corrected for its start."""
+    out, average = [], 0.0
+    for i, loss in enumerate(losses, 1):
         average = KEEP * average + (1 - KEEP) * loss
-        smooth.append(average / (1 - KEEP ** (i + 1)))
-        if i > QUIET:
-            begin = float(np.mean(raw[:QUIET]))
-            spread = float(np.std(raw[:QUIET]))
-            if smooth[-1] > begin + (begin - min(smooth)) + 10 * spread + 0.1 * abs(begin):
-                break
-    quiet = raw[:QUIET]
-    begin, spread = (float(np.mean(quiet)), float(np.std(quiet))) if quiet else (math.nan, 0.0)
+        out.append(average / (1 - KEEP**i))
+    return out
+
+
+def _read(losses: list[float], still: list[float]) -> Ramp:
+    """Where descent begins and where it ends on one ramp; `still` is the loss of the untrained model on the same mini-batches."""
+    ended = bool(losses) and not math.isfinite(losses[-1])
+    raw = losses[:-1] if ended else losses
+    smooth = _smooth([loss - rest for loss, rest in zip(raw, still, strict=False)])
+    spread = float(np.std(still))
     if len(smooth) <= QUIET:
-        return _Ramp(smooth, None, len(smooth) if len(smooth) < len(lrs) else None, spread)
+        return Ramp(smooth, None, len(smooth) if ended else None, spread)
     bottom = int(np.argmin(smooth))
-    fall = begin - smooth[bottom]
-    began = next((i for i in range(bottom + 1) if smooth[i] <= begin - 0.1 * fall), None) if fall > 0 else None
-    above = [value > begin + spread / 2 for value in smooth]
-    edge = next((i for i in range(bottom, len(smooth)) if above[i]), None)
-    if edge is None and len(smooth) < len(lrs):
+    fall = -smooth[bottom]
+    above = [i for i in range(bottom) if smooth[i] > -FALLEN * fall]  # the last of them: what noise did before is no descent
+    began = (above[-1] + 1 if above else 0) if fall > 0 else None
+    rise = 0.1 * spread + 1e-6 * abs(still[0])
+    edge = next((i for i in range(bottom, len(smooth)) if smooth[i] > rise), None)
+    if edge is None and ended:
         edge = len(smooth)
-    return _Ramp(smooth, began, edge, spread)
-
-
-def _train(step: Callable[[float], float], rate: float, steps: int) -> int:
-    """Train at a fixed rate; stop where the loss is lost. Returns the mini-batches spent."""
-    for i in range(steps):
-        if not math.isfinite(step(rate)):
-            return i + 1
-    return steps
-
-
-def _candidates(low: float, high: float, most: int) -> list[float]:
-    """Rates at a constant ratio from low to high, at least a factor of 2 apart, rounded to two digits."""
-    count = max(3, min(most, 1 + int(math.log(high / low, 2))))
-    rates = [float(f"{rate:.2g}") for rate in np.geomspace(low, high, count)]
-    return list(dict.fromkeys(rates))
-
-
-def _beside(tried: dict[float, float]) -> list[float]:
-    """The two rates half-way (in ratio) between the best one so far and its neighbours."""
-    rates = sorted(tried)
-    best = min(range(len(rates)), key=lambda i: tried[rates[i]])
-    near = [rates[i] for i in (best - 1, best + 1) if 0 <= i < len(rates)]
-    halves = [float(f"{math.sqrt(rates[best] * other):.2g}") for other in near]
-    return [rate for rate in halves if rate not in tried]
+    return Ramp(smooth, began, edge, spread)
 
 
 def _middle(places: list[int | None]) -> int | None:
@@ -259,24 +330,15 @@ def _middle(places: list[int | None]) -> int | None:
     return None if middle == math.inf else int(middle)
 
 
-def _mean(seen: list[_Ramp], points: int) -> list[float]:
-    """The mean of the ramps at each rate that any of them reached; NaN beyond."""
-    table = np.full((len(seen), points), np.nan)
-    for row, ramp in zip(table, seen, strict=True):
-        row[: len(ramp.smooth)] = ramp.smooth
-    known = np.isfinite(table).any(axis=0)
-    out = np.full(points, np.nan)
-    out[known] = np.nanmean(table[:, known], axis=0)
-    return out.tolist()
-
-
 def _nothing(
     default: float,
     lrs: list[float],
     why: str,
     start: float,
-    spent: int,
-    losses: list[float] | None = None,
+    spent: int = 0,
+    curve: Curve | None = None,
     trials: list[tuple[float, float]] | None = None,
 ) -> LRResult:
-    return LRResult(default, (default, default), None, 0.0, why, False, lrs, losses or [math.nan] * len(lrs), trials or [], start, spent)
+    losses = curve.median if curve else [math.nan] * len(lrs)
+    band = curve.band if curve else (losses, losses)
+    return LRResult(default, (default, default), None, 0.0, why, False, lrs, losses, trials or [], start, spent, band)
