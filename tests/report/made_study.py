@@ -116,7 +116,7 @@ def _cell(
             nan = lost and e > epochs // 2
             place: dict[str, Any] = {"step": per_epoch * e, "epoch": float(e), "seconds": 0.02 * (1 + i / 4) * e * (3 - b)}
             place["run"] = f"{start}/lr={lr}/seed={seed}"
-            fall = math.exp(-e / quick) * (1 + 0.2 * made.wobble(i + 3, seed))
+            fall = math.exp(-e / quick) * (1 + 0.2 * made.wobble(i + 3, seed) + 0.05 * made.wobble(5 * e + b, seed + i))
             for split, gap in (("train", 0.0), ("validation", 0.03)):
                 height = (0.5 if k else 2.2) * fall + 0.02 + gap
                 right = (

@@ -12,6 +12,7 @@ from fallline.report.figures.shapes import numbers
 from fallline.report.figures.source import Source, dig
 from fallline.report.words import count, label, listed, number, seconds
 
+LONGEST = 3000
 LONG = 360  # letters of the sentence that stand in the head of the page; what is beyond is folded
 _RESTS = re.compile(r"^(?P<shown>.*\S) \((?P<rests>[^()]*paired by seed.*)\)\.?$", re.DOTALL)
 
@@ -42,6 +43,9 @@ def known(info: Any) -> Known:
         kept = max((n for n in range(1, len(said) + 1) if sum(map(len, said[:n])) <= LONG), default=1)
         lines.append(f"{head}{'; '.join(said[:kept])}{_stop(said[kept - 1]) if kept == len(said) else ' …'}")
         more += [f"{head}{words}{_stop(words)}" for words in said[kept:]]
+    whole = max((n for n in range(len(more) + 1) if sum(map(len, more[:n])) <= LONGEST), default=0)
+    if whole < len(more):
+        more = [*more[:whole], f"… and {len(more) - whole} more; run.json holds the whole sentence."]
     return Known(lines, _whole(rests), more)
 
 

@@ -1,4 +1,4 @@
-"""A still picture of a run or a study: its main figures on one sheet, as PNG, SVG or PDF."""
+"""A still picture of a run, a study or a table: its main figures on one sheet, as PNG, SVG or PDF."""
 
 import io
 from pathlib import Path
@@ -8,11 +8,16 @@ from fallline._core.errors import must
 from fallline._core.files import make_folder, write_bytes
 from fallline.report import run as run_
 from fallline.report import study as study_
+from fallline.report import table as table_
+from fallline.report.draw import heat as heat_
 from fallline.report.draw import matplotlib_
+from fallline.report.figures.heat import Heat
 from fallline.report.figures.shapes import Curves, Figure
 from fallline.report.figures.source import Source, dig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
 
 _KINDS = (".png", ".svg", ".pdf")
@@ -22,7 +27,7 @@ def still(reader: Source, path: str | Path, *, dpi: int = 160) -> Path:
     """Draw the main figures of a record with matplotlib and write them to `path`.
 
     Args:
-        reader: the record of a run or a study.
+        reader: the record of a run, a study or a table.
         path: a name that ends in .png, .svg or .pdf.
         dpi: pixels per inch, for PNG.
 
@@ -39,11 +44,12 @@ def still(reader: Source, path: str | Path, *, dpi: int = 160) -> Path:
     """
     target = Path(path)
     must(target.suffix.lower() in _KINDS, "the picture's name ends in .png, .svg or .pdf", target.name, "report.png is usual")
-    is_study = dig(reader.info, "kind") == "study"
-    figures = _of_study(reader) if is_study else _of_run(reader)
+    kind = dig(reader.info, "kind")
+    figures = _of_study(reader) if kind == "study" else table_.still_figures(reader) if kind == "table" else _of_run(reader)
     must(bool(figures), "the record holds something to draw", "an empty record", "train for one epoch at least", where="a still picture")
-    title = study_.headline(reader) if is_study else run_.headline(reader.info)
-    content = _sheet(figures, title, target.suffix.lower()[1:], dpi, one_legend=is_study)
+    headlines = {"study": study_.headline, "table": table_.headline}
+    title = headlines[kind](reader) if kind in headlines else run_.headline(reader.info)
+    content = _sheet(figures, title, target.suffix.lower()[1:], dpi, one_legend=kind in headlines)
     make_folder(target.parent)
     write_bytes(target, content)
     return target
@@ -62,7 +68,7 @@ def _of_study(reader: Source) -> list[Figure]:
     return [*found["first"], *(found["matrix"] if spread else []), *(validation or others)][:3]
 
 
-def _sheet(figures: list[Figure], title: str, form: str, dpi: int, *, one_legend: bool) -> bytes:
+def _sheet(figures: "Sequence[Figure | Heat]", title: str, form: str, dpi: int, *, one_legend: bool) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Sheet
 
@@ -72,7 +78,10 @@ def _sheet(figures: list[Figure], title: str, form: str, dpi: int, *, one_legend
         sheet.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         axes: list[Axes] = list(sheet.subplots(1, len(figures), squeeze=False)[0])
         for figure, ax in zip(figures, axes, strict=True):
-            matplotlib_.draw(figure, ax, legend=not one_legend)
+            if isinstance(figure, Heat):
+                heat_.draw(figure, ax)
+            else:
+                matplotlib_.draw(figure, ax, legend=not one_legend)
         if one_legend:
             curves = next((ax for f, ax in zip(figures, axes, strict=True) if isinstance(f, Curves)), None)
             if curves is not None:

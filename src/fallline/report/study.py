@@ -27,6 +27,7 @@ _BAND = (
     "The band of learning rates whose loss stays within a tenth of the way from the best trial back to the start, read between the trials "
     "on a logarithmic scale. The wider it is, the less an optimizer minds which rate it is given."
 )
+LARGEST = 2_000_000  # bytes; a page that would be larger leaves out what is folded
 SHOWN = 6  # series that are drawn at first; the legend brings the others
 
 
@@ -42,9 +43,17 @@ def study_page(reader: Source) -> str:
     >>> "<h1>adam on the data: nothing to compare it with</h1>" in study_page(record.Reader(w))
     True
     """
+    whole = _page(reader, folded=True)
+    return whole if len(whole.encode()) <= LARGEST else _page(reader, folded=False)
+
+
+def _page(reader: Source, *, folded: bool) -> str:
     info = reader.info
     charts: dict[str, Any] = {}
     found = figures(reader)
+    if not folded:
+        found["curves"] = {name: fs for name, fs in found["curves"].items() if name.endswith("-validation")}
+        found["rates"] = {name: fs for name, fs in found["rates"].items() if name == "loss"}
     table = rows(reader)
     held = cells(reader)
     drawn = [f for name in ("curves", "rates") for group_ in found[name].values() for f in group_]
@@ -56,7 +65,13 @@ def study_page(reader: Source) -> str:
     target = [panel(f, charts, wide=True, tokens=tokens) for f in found["steps"]]
     split = max((len(group_) for group_ in found["curves"].values()), default=0) > 1
     curves, groups = _parted(found["curves"], charts, tokens, split=split, titles=_titles(reader))
-    search, search_groups = _parted(found["rates"], charts, tokens, split=split, titles={"loss": "Validation loss", "metric": "Metric"})
+    search, search_groups = _parted(
+        found["rates"],
+        charts,
+        tokens,
+        split=split,
+        titles={"loss": "Validation loss", "metric": f"Validation {label(main_metric(reader)[1])}"},
+    )
     columns, ranks, aside = ranking_table(reader, tokens)
     checked = told.findings(info)
     pairs = matrix(reader)
@@ -79,7 +94,7 @@ def study_page(reader: Source) -> str:
         target=target,
         target_words=_target_words(reader),
         curves=filled(curves),
-        left_out=_left_out(held),
+        left_out=_left_out(held) + ("" if folded else " Training rows and times are left out, to keep the page small."),
         groups=groups,
         open_groups=2,
         search=filled(search),

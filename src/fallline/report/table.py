@@ -38,12 +38,13 @@ def table_page(reader: Source) -> str:
         "table.html.j2",
         notice=notice(info),
         known=known(reader),
+        rests=rests(reader),
         cards=cards(reader),
         heat=None if heat is None else heat_panel(heat, charts),
         curves=curves,
         legend=legend([(name, name) for name in names]),
         pairs=pairs,
-        notes=[str(note) for note in notes] if isinstance(notes, list) else [],
+        notes=[str(note)[:1].upper() + str(note)[1:] + "." for note in notes] if isinstance(notes, list) else [],
         about=told.about(reader),
         repeat=told.repeat(info, "table", _SAME),
     )
@@ -58,6 +59,12 @@ def curve_figures(reader: Source) -> list[Curves]:
     key = main_key(cells(reader))
     wanted = dict.fromkeys([(key, "test"), (key, "train"), ("loss", "test"), ("loss", "train")])
     return [figure for k, split in wanted if (figure := length_curves(reader, k, split)) is not None]
+
+
+def still_figures(reader: Source) -> list[Heat | Curves]:
+    """The table and the curves of its metric, for a still picture."""
+    heat = heat_map(reader)
+    return [*([] if heat is None else [heat]), *curve_figures(reader)[:1]]
 
 
 def heat_panel(heat: Heat, charts: dict[str, Any]) -> Panel:
@@ -85,11 +92,15 @@ def lead(reader: Source) -> str:
 
 
 def known(reader: Source) -> list[str]:
-    """What is shown, a line for each number of epochs; the last one says on what these words rest."""
-    text = str(dig(reader.info, "result", "headline", default=""))
-    text, _, rests = text.partition(" (test ")
-    lines = [line.strip().rstrip(".") + "." for line in text.replace(". After ", ".\nAfter ").splitlines() if line.strip()]
-    return [*lines, f"Test {rests.rstrip(').')}."] if rests else lines
+    """What is shown, a line for each number of epochs."""
+    text = str(dig(reader.info, "result", "headline", default="")).partition(" (test ")[0]
+    return [line.rstrip(".") + "." for line in text.replace(". After ", ".\nAfter ").splitlines() if line]
+
+
+def rests(reader: Source) -> str:
+    """On what these words rest."""
+    text = str(dig(reader.info, "result", "headline", default="")).partition(" (test ")[2]
+    return f"Test {text.rstrip(').')}." if text else ""
 
 
 def notice(info: Any) -> Notice | None:

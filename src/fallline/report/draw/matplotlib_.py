@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DASH: dict[str, Any] = {"solid": "solid", "dash": (0, (5, 2.5)), "dot": (0, (1.2, 1.6)), "dashdot": (0, (5, 2, 1.4, 2))}
-_SYMBOL = {"best": ("o", "none"), "end": ("x", None), "chosen": ("o", None), "edge": ("|", None), "lost": ("^", None)}
+_SYMBOL = {"best": ("o", "none"), "end": ("x", None), "chosen": ("o", None), "edge": ("^", None), "lost": ("^", "none")}
 
 
 @contextlib.contextmanager

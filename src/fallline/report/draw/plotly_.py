@@ -14,7 +14,7 @@ from fallline.report.figures.shapes import Bars, Curves, Figure, Grid, Intervals
 from fallline.report.words import number
 
 Spec = dict[str, Any]
-_SYMBOL = {"best": "circle-open", "end": "x-thin-open", "chosen": "circle", "edge": "line-ns-open", "lost": "triangle-up"}
+_SYMBOL = {"best": "circle-open", "end": "x-thin-open", "chosen": "circle", "edge": "triangle-up", "lost": "triangle-up-open"}
 
 
 def plain(text: str, most: int = 60) -> str:

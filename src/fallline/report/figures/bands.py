@@ -16,7 +16,8 @@ from fallline.report.figures.shapes import Curves, Line, Mark, begun, ending
 from fallline.report.figures.source import Source, points
 from fallline.report.words import count, is_percent, label, listed, number
 
-POINTS = 4000  # of all lines of one measure; a page must stay small
+POINTS = 1500  # of all lines of one measure, where these are many: a page must stay small
+MANY = 12  # lines; from here on points are kept to four digits
 Curve = tuple[list[float], list[float]]
 
 
@@ -64,7 +65,7 @@ def study_curves(reader: Source, key: str, split: str) -> list[Curves]:
             held.append(_Held(name, cell.series, cell.facet, curves))
     if not held:
         return []
-    most = max(12, POINTS // len(held))
+    most = 300 if len(held) <= MANY else max(12, POINTS // len(held))
     order = facets(known) if known else [""]
     rows = max(3, min(12, 150 // len(held))) if len(order) > 1 else 60
     made = [_figure([h for h in held if h.facet == facet], key, split, facet, (most, rows)) for facet in order]
@@ -80,7 +81,7 @@ def _figure(held: list[_Held], key: str, split: str, facet: str, most: tuple[int
         line = band(series if facet else name, curves, series)
         kept = _chosen(line.x, most[0])
         left_out |= len(kept) < len(line.x)
-        lines.append(_picked(line, kept))
+        lines.append(_picked(line, kept, digits=17 if most[0] == 300 else 4))
         ends = [end for xs, ys in curves if (end := ending(xs, ys))]
         lost += len(ends)
         if ends:
@@ -125,7 +126,8 @@ def shared(figures: list[Curves], *, apart: bool) -> list[Curves]:
 
     values: dict[str, list[float]] = {}
     for figure in figures:
-        values.setdefault(family(figure), []).extend(v for line in figure.lines for v in line.y if math.isfinite(v))
+        drawn = [*(v for line in figure.lines for v in line.y), *(mark.y for mark in figure.marks)]
+        values.setdefault(family(figure), []).extend(v for v in drawn if math.isfinite(v))
     return [f._replace(span=(min(values[family(f)]), max(values[family(f)])) if values[family(f)] else None) for f in figures]
 
 
@@ -136,9 +138,9 @@ def _chosen(x: list[float], most: int) -> list[int]:
     return sorted({round(i * (len(x) - 1) / (most - 1)) for i in range(most)})
 
 
-def _picked(line: Line, kept: list[int]) -> Line:
+def _picked(line: Line, kept: list[int], digits: int) -> Line:
     def some(values: list[float] | None) -> list[float] | None:
-        return None if values is None else [values[i] for i in kept]
+        return None if values is None else [float(f"{values[i]:.{digits}g}") for i in kept]
 
     return line._replace(x=[line.x[i] for i in kept], y=some(line.y) or [], low=some(line.low), high=some(line.high))
 

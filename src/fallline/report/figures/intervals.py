@@ -59,7 +59,7 @@ def ranking(reader: Source) -> Intervals | None:
         [r.name, metric(key, r.mean, 2), interval_text(key, r.low, r.high), ", ".join(metric(key, d, 2) for d in r.dots)] for r in out
     ]
     if len(out) > MOST:
-        note += f" The best {MOST} of {len(out)} are drawn; the numbers hold all."
+        note += f" The best {MOST} of {len(out)} are drawn."
     title = f"{label(key)[0].upper()}{label(key)[1:]} on {split} rows"
     return Intervals(
         "ranking",
@@ -68,7 +68,7 @@ def ranking(reader: Source) -> Intervals | None:
         out[:MOST],
         says,
         f"Dots with whiskers, one row for each cell of the table. {says}",
-        Table(["cell", "mean", "95 % interval", "seeds"], numbered),
+        Table(["cell", "mean", "95 % interval", "seeds"], numbered[:MOST]),
         note,
         percent=is_percent(key),
     )

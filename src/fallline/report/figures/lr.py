@@ -30,12 +30,12 @@ def lr_curves(found: "LRResult", optimizer: str) -> Curves:
         return [loss if math.isfinite(loss) and loss <= high else math.nan for loss in losses]
 
     def within(losses: list[float]) -> list[float]:
-        return [min(loss, high) if math.isfinite(loss) else math.nan for loss in losses]
+        return [math.nan if math.isnan(loss) else min(loss, high) for loss in losses]
 
-    lines = [Line("ramps: one step at each rate", "ramps", found.lrs, shown(found.losses), *(within(list(b)) for b in found.band))]
+    lines = [Line("ramps: one step at each rate", "train", found.lrs, shown(found.losses), *(within(list(b)) for b in found.band))]
     if found.trials:
         rates, losses = (list(part) for part in zip(*found.trials, strict=True))
-        lines.append(Line("trials: trained at that rate", "trials", rates, shown(losses)))
+        lines.append(Line("trials: trained at that rate", "validation", rates, shown(losses)))
     marks: list[Mark] = []
     floor = low - 0.06 * (high - low)
     rows = [["suggested", number(found.suggested, 3)]]

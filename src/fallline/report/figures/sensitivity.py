@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from fallline import record
 from fallline.report.figures.bands import shared
 from fallline.report.figures.intervals import main_metric
-from fallline.report.figures.members import Cell, batch_of, cells, facets, members, series_name, stranger
+from fallline.report.figures.members import Cell, batch_of, cells, facets, members, ranked, series_name, stranger
 from fallline.report.figures.shapes import Curves, Line, Mark, Table, numbers
 from fallline.report.figures.source import Source, dig, points
 from fallline.report.words import is_percent, label, listed, metric, number
@@ -176,11 +176,22 @@ def _figure(found: list[Trials], key: str, facet: str) -> Curves:
     ceiling = _ceiling(found, finite) if lower else max(finite, default=1.0)
     if key == "loss":
         lines = [line._replace(y=[min(v, ceiling) if math.isfinite(v) else v for v in line.y]) for line in lines]
-    bad = ceiling if lower else min(finite, default=0.0)
-    marks = [mark for t, line in zip(found, lines, strict=True) for mark in _marks(t, line, bad)]
+    floor = min(finite, default=0.0)
+    marks: list[Mark] = []
+    for place, (t, line) in enumerate(zip(found, lines, strict=True), start=1):
+        bad = (
+            ceiling * 1.08**place
+            if lower and ceiling > 0
+            else ceiling + 0.05 * place
+            if lower
+            else floor - 0.04 * place * (ceiling - floor)
+        )
+        marks += _marks(t, line, bad)
     says = _says(found)
-    note = "A dot marks the rate that was chosen, a triangle a trial that diverged, a bar the edge: from there on every trial diverged"
-    note += " or ended above its start."
+    note = (
+        "Dot: the rate that was chosen. Triangle: a trial that diverged, whatever its height; filled: the edge, from which on every trial"
+    )
+    note += " diverged or ended above its start."
     if key == "loss" and any(v > ceiling for t in found for v in t.loss):
         note += f" Losses above {number(ceiling)} are drawn there."
     said = "Validation loss" if key == "loss" else f"Validation {label(key)}"
@@ -216,16 +227,16 @@ def _ceiling(found: list[Trials], finite: list[float]) -> float:
 def _marks(t: Trials, line: Line, bad: float) -> list[Mark]:
     out = []
     at = dict(zip(line.x, line.y, strict=True))
-    chosen = numbers([t.cell.row.get("lr")])[0]
+    chosen = _chosen(t)
     if math.isfinite(at.get(chosen, math.nan)):
         out.append(Mark(chosen, at[chosen], f"{line.name}: chosen {number(chosen, 3)}", line.series, "chosen"))
-    for lr, loss in zip(t.lr, t.loss, strict=True):
-        if not math.isfinite(loss):
-            out.append(Mark(lr, bad, f"{line.name}: {number(lr, 3)} diverged", line.series, "lost"))
     first = edge(t.lr, t.loss, t.start)
-    if math.isfinite(first):
-        level = at.get(first, math.nan)
-        out.append(Mark(first, level if math.isfinite(level) else bad, f"{line.name}: edge at {number(first, 3)}", line.series, "edge"))
+    for lr, loss in zip(t.lr, t.loss, strict=True):
+        if lr == first:
+            level = at.get(lr, math.nan)
+            out.append(Mark(lr, level if math.isfinite(level) else bad, f"{line.name}: edge at {number(lr, 3)}", line.series, "edge"))
+        elif not math.isfinite(loss):
+            out.append(Mark(lr, bad, f"{line.name}: {number(lr, 3)} diverged", line.series, "lost"))
     return out
 
 
@@ -237,32 +248,55 @@ def _at_end(t: Trials) -> bool:
 
 
 def _says(found: list[Trials]) -> str:
-    ends = [t.cell.series if t.cell.facet else t.cell.name for t in found if _at_end(t)]
-    if ends:
-        one = len(ends) == 1
-        return f"The best rate of {listed(ends)} stands at the end of what was tried: {'it is' if one else 'they are'} not ranked by it."
-    return "No best rate stands at the end of what was tried."
+    ends = [(t.cell.series if t.cell.facet else t.cell.name, ranked(t.cell.row)) for t in found if _at_end(t)]
+    if not ends:
+        return "No best rate stands at the end of what was tried."
+    out = "" if any(kept for _, kept in ends) else ", so it is not ranked" if len(ends) == 1 else ", so these are not ranked"
+    return f"The best rate of {listed([name for name, _ in ends])} stands at the end of what was tried{out}."
 
 
 def bands(reader: Source) -> Table | None:
-    """The useful band of every cell, the widest first; None where nothing was searched."""
+    """The useful band of every series, the widest first; None where nothing was searched.
+
+    Of a series that stands in several pictures: the middle of its widths and the narrowest and widest.
+    """
     found = searched(reader)
     worst: dict[str, list[float]] = {}
     for t in found:
         worst.setdefault(t.cell.facet, []).extend(v for v in t.loss if math.isfinite(v))
-    rows: list[tuple[float, list[str]]] = []
+    held: dict[str, list[tuple[Trials, Band | None]]] = {}
     for t in found:
         start = t.start if math.isfinite(t.start) else max(worst[t.cell.facet], default=math.nan)
-        band = useful(t.lr, t.loss, start)
-        first = edge(t.lr, t.loss, t.start)
-        words = ["–", "–"]
-        if band is not None:
-            some = "at least " if band.open_low or band.open_high else ""
-            words = [f"{some}{band.decades:.1f} decades", f"{number(band.low, 2)} to {number(band.high, 2)}"]
-        chosen = numbers([t.cell.row.get("lr")])[0]
-        rate, last = (number(v, 3) if math.isfinite(v) else none for v, none in ((chosen, "–"), (first, "not seen")))
-        rows.append((band.decades if band else -1.0, [t.cell.name, rate, *words, last, str(len(t.lr))]))
-    if not rows:
+        held.setdefault(t.cell.series, []).append((t, useful(t.lr, t.loss, start)))
+    if not held:
         return None
-    rows.sort(key=lambda row: -row[0])
-    return Table(["cell", "chosen", "useful band", "from … to", "edge", "trials"], [row for _, row in rows])
+    several = any(len(group) > 1 for group in held.values())
+    made = [_several(name, group) if several else _one(*group[0]) for name, group in held.items()]
+    heads = (
+        ["cells", "useful band, middle", "narrowest to widest", "chosen"]
+        if several
+        else ["chosen", "useful band", "from … to", "edge", "trials"]
+    )
+    return Table(["optimizer" if several else "cell", *heads], [row for _, row in sorted(made, key=lambda m: -m[0])])
+
+
+def _one(t: Trials, band: Band | None) -> tuple[float, list[str]]:
+    rate, last = (number(v, 3) if math.isfinite(v) else none for v, none in ((_chosen(t), "–"), (edge(t.lr, t.loss, t.start), "not seen")))
+    words = ["–", "–"] if band is None else [_wide(band), f"{number(band.low, 2)} to {number(band.high, 2)}"]
+    return (band.decades if band else -1.0), [t.cell.name, rate, *words, last, str(len(t.lr))]
+
+
+def _several(name: str, group: list[tuple[Trials, Band | None]]) -> tuple[float, list[str]]:
+    held = sorted((band for _, band in group if band), key=lambda band: band.decades)
+    rates = sorted(v for t, _ in group if math.isfinite(v := _chosen(t)))
+    words = ["–", "–"] if not held else [_wide(held[len(held) // 2]), f"{held[0].decades:.1f} to {held[-1].decades:.1f}"]
+    span = "–" if not rates else number(rates[0], 3) if rates[0] == rates[-1] else f"{number(rates[0], 3)} to {number(rates[-1], 3)}"
+    return (held[len(held) // 2].decades if held else -1.0), [name, str(len(group)), *words, span]
+
+
+def _wide(band: Band) -> str:
+    return f"{'at least ' if band.open_low or band.open_high else ''}{band.decades:.1f} decades"
+
+
+def _chosen(t: Trials) -> float:
+    return numbers([t.cell.row.get("lr")])[0]

@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """One point worth a word. `kind`: "best" (ring), "end" (cross: it stopped here), "chosen" (dot), "edge" (bar), "lost" (triangle)."""
+    """One point worth a word. `kind`: "best" (ring), "end" (cross: it stopped here), "chosen" (dot), "edge" (triangle), "lost" (open triangle)."""
 
     x: float
     y: float

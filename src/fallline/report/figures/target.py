@@ -56,7 +56,7 @@ def steps_to_target(reader: Source) -> Intervals | None:
         note += " A step at a large batch size costs more than one at a small."
     note += " Grey: not ranked." if any(row.quiet for row in rows) else ""
     if len(rows) > MOST:
-        note += f" The quickest {MOST} of {len(rows)} are drawn; the numbers hold all."
+        note += f" The quickest {MOST} of {len(rows)} are drawn."
     return Intervals(
         "target",
         f"Steps to {target or 'the target'}",
@@ -64,7 +64,7 @@ def steps_to_target(reader: Source) -> Intervals | None:
         rows[:MOST],
         says.strip(),
         f"Dots with whiskers, one row for each cell, the quickest first. {says}",
-        Table(["cell", "middle seed", "first to last seed", "never"], numbered),
+        Table(["cell", "middle seed", "first to last seed", "never"], numbered[:MOST]),
         note,
         log_x=_wide([v for row in rows for v in (*row.dots, row.mean)]),
         middle="middle seed",
@@ -132,17 +132,8 @@ def steps_ratios(reader: Source) -> Intervals | None:
         unbounded = low == 0 and math.isinf(high)
         words = "the quickest" if cell.name == best.name else _missed(cell.row, _steps(cell.row) or []) if unbounded else ""
         quiet = not shown and cell.name != best.name
-        rows.append(
-            Interval(
-                cell.short,
-                cell.series,
-                middle if math.isfinite(middle) else math.nan,
-                *((math.nan, math.nan) if unbounded else (low, high)),
-                [],
-                words,
-                quiet,
-            )
-        )
+        ends = (math.nan, math.nan) if unbounded else (low, high)
+        rows.append(Interval(cell.short, cell.series, middle if math.isfinite(middle) else math.nan, *ends, [], words, quiet))
         span = "–" if math.isnan(low) and math.isnan(high) else f"{_end(low)} to {_end(high)}"
         numbered.append([cell.name, _end(middle) if not math.isnan(middle) else "–", span, f"{p:.2g}" if math.isfinite(p) else "–"])
     if len(rows) < 2:
@@ -160,7 +151,7 @@ def steps_ratios(reader: Source) -> Intervals | None:
         rows[:MOST],
         says,
         f"Dots with whiskers, one row for each ranked cell. {says}",
-        Table(["cell", "times as many", "95 % interval", "p, corrected"], numbered),
+        Table(["cell", "times as many", "95 % interval", "p, corrected"], numbered[:MOST]),
         note,
         log_x=True,
         middle="ratio",
