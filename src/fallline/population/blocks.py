@@ -1,8 +1,11 @@
 """How many members are trained together: what is fastest on this machine, measured once for a shape of model and batch, and what fits.
 
-Too few members leave time in the calls, too many leave the cache. A few steps of blocks of 1, 4, 8, 16, ... members are timed, smaller
-ones first, until twice in a row a larger block is no faster for a member. The answer is kept in the user's cache, so that the same
-study takes the same blocks again: a member's last bits may depend on its block.
+    squad    members that one thread steps together: too few leave time in the calls, too many leave the cache
+    block    2 · threads squads (8 members at least), so that no thread waits long for another; what is recorded, judged and resumed at once
+
+A few steps of squads of 1, 2, 4, 8, ... members are timed on one thread, smaller ones first, until twice in a row a larger squad is no
+faster for a member; the best are timed again by turns, and the smallest within 3 % of the fastest is taken. The answer is kept in the
+user's cache, so that the same study takes the same squads again: a member's last bits may depend on its squad.
 """
 
 import copy
@@ -10,7 +13,9 @@ import hashlib
 import json
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +31,30 @@ from fallline.training.settings import Settings
 if TYPE_CHECKING:
     from fallline.losses import Loss
 
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-MOST = SIZES[-1]
-_SECONDS = 0.04  # of timing a size, at most about
-_NEARLY = 0.97  # a larger block must be that much faster to be taken
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+MOST = 256  # members in a block
+_LEAST = 8  # where there is memory
+_SECONDS = 0.03  # of timing a size, at most about
+_NEARLY = 0.97  # a larger squad must be that much faster to be taken
+_AGAIN = 1.15  # times the fastest: sizes that are timed again
+_REST = 1.3  # times the steps: judging and recording, and what threads take from one another
 _SHARE = 0.5  # of the memory that is free
 
 
-def block_size(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settings: Settings, *, members: int) -> int:
-    """Members that are best trained together.
+class Sizes(NamedTuple):
+    """How many members are trained together.
+
+    Attributes:
+        block: judged and recorded together.
+        squad: stepped together by one thread.
+    """
+
+    block: int
+    squad: int
+
+
+def block_size(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settings: Settings) -> Sizes:
+    """How many members are best trained together.
 
     Args:
         model: of one member.
@@ -42,7 +62,6 @@ def block_size(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settin
         target: of these rows.
         loss: what is minimised.
         settings: of one member.
-        members: that there are; no block is larger.
 
     Raises:
         Unstackable: the model cannot be run for several members at once.
@@ -52,10 +71,12 @@ def block_size(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settin
     held = _read()
     if key not in held:
         held[key] = _measure(model, x, target, loss, settings, most)
-        _write(held)
+        _write({**_read(), key: held[key]})
     else:
         make_pass(Stack([model] * 2, x.device), x, Noise([0, 1], x.device), target, loss)  # says whether it can be run at all
-    return max(1, min(held[key], most, members))
+    squad = max(1, min(held[key], most))
+    threads = torch.get_num_threads() if x.device.type == "cpu" else 1
+    return Sizes(max(1, min(MOST, most, max(_LEAST, 2 * threads * squad))), squad)
 
 
 def fitting(model: nn.Module, x: Tensor) -> int:
@@ -96,19 +117,33 @@ def free_memory(device: torch.device) -> int:
 
 
 def _measure(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settings: Settings, most: int) -> int:
-    best, fastest, worse = 1, float("inf"), 0
-    for size in SIZES:
-        if size > most or worse == 2:
-            break
-        took = _time(model, x, target, loss, settings, size) / size
-        if took < _NEARLY * fastest:
-            best, fastest, worse = size, took, 0
-        else:
-            worse += 1
-    return best
+    took: dict[int, float] = {}
+    worse = 0
+    with _one_thread():
+        for size in SIZES:
+            if size > most or worse == 2:
+                break
+            least = min(took.values(), default=float("inf"))
+            took[size] = _time(model, x, target, loss, settings, size) / size
+            worse = 0 if took[size] < _NEARLY * least else worse + 1
+        for _ in range(2):
+            for size in [size for size, each in took.items() if each < _AGAIN * min(took.values())]:
+                took[size] = min(took[size], _time(model, x, target, loss, settings, size) / size)
+    return next(size for size, each in took.items() if _NEARLY * each <= min(took.values()))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _time(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settings: Settings, size: int) -> float:
+    """Seconds of one step of so many members, gathering included."""
     stack = Stack([model] * size, x.device)
     noise = Noise(range(size), x.device)
     passes = make_pass(stack, x, noise, target, loss)
@@ -119,7 +154,7 @@ def _time(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settings: S
     began = time.perf_counter()
     while len(took) < 4 or (time.perf_counter() - began < _SECONDS and len(took) < 50):
         start = time.perf_counter()
-        passes.step(xs, ts, loss)
+        passes.step(xs.clone(), ts, loss)
         steppers.step(len(took))
         if x.device.type == "cuda":
             torch.cuda.synchronize(x.device)
@@ -138,7 +173,6 @@ def _key(model: nn.Module, x: Tensor, loss: "Loss") -> str:
         str(x.device),
         type(loss).__name__,
         torch.__version__,
-        torch.get_num_threads(),
         os.cpu_count(),
     ]
     return hashlib.sha256(repr(words).encode()).hexdigest()[:24]
@@ -153,17 +187,18 @@ def _read() -> dict[str, int]:
 
 
 def _write(held: dict[str, int]) -> None:
-    try:
+    with suppress(OSError):
         write_text(folder() / "blocks.json", json.dumps(held))
-    except OSError:
-        pass
 
 
 def step_seconds(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settings: Settings, *, members: int) -> float:
     """About how many seconds a step of one of so many members takes on this machine; of a model that cannot be stacked: of one alone."""
     try:
-        size = block_size(model, x, target, loss, settings, members=members)
-        return _time(model, x, target, loss, settings, size) / size
+        sizes = block_size(model, x, target, loss, settings)
+        threads = min(torch.get_num_threads(), members)
+        squad = min(sizes.squad, -(-members // threads))
+        with _one_thread():
+            return _REST * _time(model, x, target, loss, settings, squad) / (squad * threads)
     except Unstackable:
         return _time_alone(model, x, target, loss)
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-
 from torch import nn
 
 from fallline.training.loop import Outcome
@@ -32,7 +31,7 @@ class Result:
 
     Attributes:
         job: what was asked.
-        outcome: as `train` gives it; `seconds` is its share of the time of its block: forward and backward in equal parts, the step by rule.
+        outcome: as `train` gives it; `seconds` is its share of its block's time: forward and backward in equal parts, the step by rule.
         marks: epoch to test metrics at the weights of that epoch.
         block: members that were trained together with it, itself included; 1: it was trained alone.
         alone: why it was trained alone, where a population was not possible.

@@ -59,7 +59,7 @@ class Head:
 def fits(optimizer: torch.optim.Optimizer) -> bool:
     """Whether the table can step members of this optimizer."""
     kind = type(optimizer)
-    if not isinstance(optimizer, RuleOptimizer) or kind.step is not RuleOptimizer.step or kind.rule_for is not RuleOptimizer.rule_for:
+    if not isinstance(optimizer, RuleOptimizer) or kind.step is not RuleOptimizer.step or getattr(kind, "rule_for", None) is not RuleOptimizer.rule_for:
         return False
     if not isinstance(optimizer.rule, Rule) or optimizer.rule.last is not None or hasattr(kind, "eval"):
         return False
@@ -82,10 +82,13 @@ class _Bucket:
         self.state = {
             n: {s.name: _first(s.initial, v[whole], heads, head_of) for s in self.rule.active(self.flags)} for n, v in stack.values.items()
         }
+        self.seconds = 0.0
+        self.clips = bool(self.clip.any())
         self.bind(stack)
 
     def bind(self, stack: Stack) -> None:
         """Look where everything lies."""
+        self.lies: list[int] = []
         self.compiled = all(v.device.type == "cpu" and v.dtype in KINDS for v in stack.values.values()) and all(
             h.optimizer.engine != "torch" for h in self.heads
         )
@@ -100,7 +103,7 @@ class _Bucket:
             for start in range(0, size, CHUNK):
                 part = np.zeros((count, 4), dtype=np.int64)
                 part[:, 0], part[:, 1] = t * count + np.arange(count), start
-                part[:, 2], part[:, 3] = min(CHUNK, size - start), np.arange(count) if self.clip.any() else self.head_of
+                part[:, 2], part[:, 3] = min(CHUNK, size - start), np.arange(count) if self.clips else self.head_of
                 chunks.append(part)
         table = np.concatenate(chunks)
         self.chunks = np.ascontiguousarray(table[np.argsort(table[:, 0] % count, kind="stable")])  # a member's tensors one after another
@@ -116,18 +119,19 @@ class _Bucket:
         self.kernel = kernel_of(self.rule, self.flags, self.before, dtype, self.threads)
         self.out = np.zeros((len(self.chunks), 1))
 
-    def step(self, stack: Stack, numbers: list[tuple[float, ...]]) -> None:
-        """One step of every member."""
-        table = np.array(numbers)
-        if self.clip.any():
+    def step(self, stack: Stack, table: np.ndarray) -> None:
+        """One step of every member, by a row of numbers for each head."""
+        if self.clips:
             table = table[self.head_of]
             table[:, 0] = self._scales(stack)
         if not self.compiled:
             self._by_text(stack, table)
             return
-        count = len(self.members)
-        for t, name in enumerate(stack.values):
-            self.pointers[t * count : (t + 1) * count, 1] = stack.grads[name].data_ptr() + self.members * self.width[t]
+        lies = [grad.data_ptr() for grad in stack.grads.values()]
+        if lies != self.lies:
+            count, self.lies = len(self.members), lies
+            for t, begins in enumerate(lies):
+                self.pointers[t * count : (t + 1) * count, 1] = begins + self.members * self.width[t]
         run(self.kernel, self.threads, self.chunks, self.pointers, table, self.out)
 
     def _scales(self, stack: Stack) -> np.ndarray:
@@ -140,7 +144,7 @@ class _Bucket:
         return np.where(scale >= 1.0, 1.0, scale)
 
     def _by_text(self, stack: Stack, table: np.ndarray) -> None:
-        rows = table if self.clip.any() else table[self.head_of]
+        rows = table if self.clips else table[self.head_of]
         for name, v in stack.values.items():
             whole = torch.as_tensor(self.members, device=v.device)
             shape = (-1, *[1] * (v.ndim - 1))
@@ -155,6 +159,7 @@ class _Bucket:
             for name in held:
                 held[name] = held[name][torch.as_tensor(kept, device=held[name].device)].contiguous()
         self.members, self.clip, self.slack = places, self.clip[kept], self.slack[kept]
+        self.clips = bool(self.clip.any())
         used = np.unique(self.head_of[kept])
         self.head_of = np.searchsorted(used, self.head_of[kept])
         self.heads = [self.heads[i] for i in used]
@@ -187,6 +192,8 @@ class Steppers:
         keys: list[Any] = []
         self.each: dict[int, torch.optim.Optimizer] = {}
         self.seconds = np.zeros(len(settings))
+        self.tables: list[np.ndarray] = []
+        self.ready = range(0)  # the steps whose numbers are worked out
         for member, chosen in enumerate(settings):
             key = (chosen.optimizer, chosen.lr, chosen.weight_decay, chosen.clip_norm, chosen.engine, alike[member])
             if key not in heads:
@@ -213,12 +220,20 @@ class Steppers:
     def _views(self, member: int) -> list[tuple[str, torch.nn.Parameter]]:
         return [(n, torch.nn.Parameter(v[member])) for n, v in self.stack.values.items()]
 
+    def prepare(self, at: int, steps: int) -> None:
+        """Work out the numbers of the next steps, the first of which is `at`."""
+        self.tables = [np.array([[head.numbers(at + k) for head in bucket.heads] for k in range(steps)]) for bucket in self.buckets]
+        self.ready = range(at, at + steps)
+
     def step(self, at: int) -> None:
         """One step of every member; `at` steps were made before."""
-        for bucket in self.buckets:
+        if at not in self.ready:
+            self.prepare(at, 1)
+        row = at - self.ready.start
+        for bucket, table in zip(self.buckets, self.tables, strict=True):
             began = time.perf_counter()
-            bucket.step(self.stack, [head.numbers(at) for head in bucket.heads])
-            self.seconds[bucket.members] += (time.perf_counter() - began) / len(bucket.members)
+            bucket.step(self.stack, table[row])
+            bucket.seconds += time.perf_counter() - began
         for member, optimizer in self.each.items():
             began = time.perf_counter()
             lr = self.rates[member](at)
@@ -228,6 +243,14 @@ class Steppers:
                     p.grad = g[member]
             bare_step(optimizer)()
             self.seconds[member] += time.perf_counter() - began
+
+    def spent(self) -> list[float]:
+        """Seconds that each member's steps took since this was asked last; members of one rule share them evenly."""
+        for bucket in self.buckets:
+            self.seconds[bucket.members] += bucket.seconds / len(bucket.members)
+            bucket.seconds = 0.0
+        out, self.seconds = self.seconds.tolist(), np.zeros_like(self.seconds)
+        return out
 
     @contextmanager
     def as_used(self) -> Iterator[None]:
@@ -240,6 +263,8 @@ class Steppers:
     def take(self, kept: Sequence[int]) -> None:
         """Keep the members `kept` (ascending); the stack has done so already."""
         place = {old: new for new, old in enumerate(kept)}
+        self.spent()
+        self.ready = range(0)
         self.rates, self.seconds = [self.rates[i] for i in kept], self.seconds[list(kept)]
         for bucket in self.buckets:
             mine = [k for k, m in enumerate(bucket.members) if int(m) in place]

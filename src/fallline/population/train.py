@@ -4,12 +4,13 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
-from fallline._core.errors import FalllineError
-from fallline.population.blocks import MOST, block_size
+from fallline.population.blocks import Sizes, block_size
 from fallline.population.crew import Crew, EachEpoch, Stopped, shape_of
 from fallline.population.member import Job, Result
 from fallline.population.noise import Unstackable
@@ -24,16 +25,18 @@ if TYPE_CHECKING:
     from fallline.data import Data
     from fallline.losses import Loss
 
+_THREADS, _SQUAD = "threads", "squad of "  # keys of `Population.sizes` beside the shapes
 Maker = Callable[[Settings, Goal], nn.Module]
 
 
 @dataclass
 class Block:
-    """Jobs that are trained together; `alone` says why, where each is trained by itself."""
+    """Jobs that are trained together, in squads of so many (0: all); `alone` says why, where each is trained by itself."""
 
     jobs: list[Job]
     goal: Goal
     alone: str = ""
+    squad: int = 0
 
 
 @dataclass
@@ -45,7 +48,8 @@ class Population:
         data: rows.
         loss: a loss object in place of the settings' name.
         together: False trains every member by itself.
-        sizes: members in a block, by the number of the group; filled in as they are measured, so that a resumed study can give them back.
+        sizes: members in a block and in a squad, by the shape that a block shares, and threads; filled in as they are measured, so that a
+            resumed study can give them back.
     """
 
     make: Maker
@@ -66,26 +70,31 @@ class Population:
         out: list[Block] = []
         for shape, mine in groups.items():
             goal = aim(self.data, shape, copy.deepcopy(self.loss))
-            size, alone = self._size(shape, mine, goal)
+            sizes, alone = self._size(shape, mine, goal)
             ordered = sorted(mine, key=lambda job: job.settings.epochs)  # those that end together stand together
-            out += [Block(ordered[at : at + size], goal, alone) for at in range(0, len(ordered), size)]
+            parts = -(-len(ordered) // sizes.block)
+            cuts = [len(ordered) * part // parts for part in range(parts + 1)]
+            for first, end in pairwise(cuts):
+                squad = min(sizes.squad, -(-(end - first) // self.sizes.get(_THREADS, 1)))  # a thread without a squad would be idle
+                out.append(Block(ordered[first:end], goal, alone, squad))
         return out
 
-    def _size(self, shape: Settings, jobs: list[Job], goal: Goal) -> tuple[int, str]:
+    def _size(self, shape: Settings, jobs: list[Job], goal: Goal) -> tuple[Sizes, str]:
         words = self._obstacle(goal)
         if words or len(jobs) == 1:
-            return 1, words
+            return Sizes(1, 1), words
         key = repr(shape)
+        self.sizes.setdefault(_THREADS, torch.get_num_threads())
         if key in self.sizes:
-            return self.sizes[key], ""
+            return Sizes(self.sizes[key], self.sizes.get(f"{_SQUAD}{key}", self.sizes[key])), ""
         device, batch = device_of(shape.device), batch_rows(shape, len(self.data.train))
         model = self.make(jobs[0].settings, goal).to(device)
         x, target = self.data.train.x[:batch].to(device), goal.targets(self.data.train.y[:batch]).to(device)
         try:
-            found = block_size(model, x, target, goal.loss.to(device), jobs[0].settings, members=MOST)
+            found = block_size(model, x, target, goal.loss.to(device), jobs[0].settings)
         except Unstackable as why:
-            return 1, str(why)
-        self.sizes[key] = found
+            return Sizes(1, 1), str(why)
+        self.sizes[key], self.sizes[f"{_SQUAD}{key}"] = found
         return found, ""
 
     def _obstacle(self, goal: Goal) -> str:
@@ -113,7 +122,13 @@ class Population:
             return self._one_by_one(block, writer, stop, tick, keep_models, each_epoch)
         models = [self.make(job.settings, block.goal) for job in block.jobs]
         try:
-            options: dict[str, Any] = {"stop": stop, "tick": tick, "keep_models": keep_models, "each_epoch": each_epoch}
+            options: dict[str, Any] = {
+                "stop": stop,
+                "tick": tick,
+                "keep_models": keep_models,
+                "each_epoch": each_epoch,
+                "squad": block.squad,
+            }
             return Crew(block.jobs, models, self.data, block.goal, writer, **options).train()
         except Stopped:
             return None
@@ -141,7 +156,13 @@ class Population:
                 return bool(gone) or stop()
 
             def mark(
-                epoch: int, seen: dict[str, float], job: Job = job, model: nn.Module = model, goal: Goal = goal, gone: list[int] = gone
+                epoch: int,
+                seen: dict[str, float],
+                job: Job = job,
+                model: nn.Module = model,
+                goal: Goal = goal,
+                gone: list[int] = gone,
+                marks: dict[int, dict[str, float]] = marks,
             ) -> None:
                 found = {key.removeprefix("validation/"): v for key, v in seen.items() if key.startswith("validation/")}
                 if job.run in each_epoch([(job.run, epoch, found)]) and epoch < job.settings.epochs:

@@ -7,7 +7,7 @@ rollback journal, no write-ahead log, so that the one file is the whole record).
 import math
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -83,6 +83,12 @@ class Writer:
         when = time.monotonic() - self._started if seconds is None else seconds
         number = float(value)
         self._scalars.append((run, key, split, int(step), float(epoch), when, None if math.isnan(number) else number))
+        if len(self._scalars) >= _GATHER:
+            self.flush()
+
+    def scalars(self, values: Mapping[str, float], *, step: int, epoch: float, split: str = "train", run: str = "", seconds: float) -> None:
+        """Record numbers of one moment, by key."""
+        self._scalars.extend((run, key, split, step, epoch, seconds, None if v != v else v) for key, v in values.items())  # noqa: PLR0124
         if len(self._scalars) >= _GATHER:
             self.flush()
 

@@ -107,8 +107,8 @@ class Tally:
         """The next rows: outputs (R, N, outputs) or (R, N), and targets (R, N)."""
         raw, y = raw.detach().cpu(), y.cpu()
         raw = raw if raw.ndim == 3 else raw.unsqueeze(-1)
-        fine = torch.isfinite(raw).flatten(1).all(1)
-        if not bool(fine.all()):
+        if not bool(torch.isfinite(raw.sum())):  # a finite sum has finite terms
+            fine = torch.isfinite(raw).flatten(1).all(1)
             self.finite &= fine
             raw = torch.where(fine[:, None, None], raw, 0)
         seen = self._read(raw)

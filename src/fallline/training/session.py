@@ -38,12 +38,19 @@ if TYPE_CHECKING:
 
 _GATHER_BYTES = 2 << 20  # rows gathered at once; more would fall out of the cache before it is used
 _GATHER_STEPS = 50
-_KEPT_OUTPUTS = 1 << 24  # numbers of the epoch's outputs kept for the training metrics
+KEPT_OUTPUTS = 1 << 24  # numbers of the epoch's outputs kept for the training metrics
 AUC_ROWS = 1 << 9  # of the epoch's last outputs go into the training ROC AUC, whose sorting would cost a tenth of a fast epoch
 _POINTS = 200  # recorded points an epoch
 _APART = 1.0  # seconds between checkpoints at the ends of short epochs
 EXPLODED = 1e4
 SMALL = 1e-3
+
+
+def block_of(x: Tensor, batch: int) -> int:
+    """Steps between two looks at the losses, for training rows x (rows, ...)."""
+    row_bytes = max(1, x[:1].numel() * x.element_size())
+    most = max(1, _GATHER_BYTES // (row_bytes * batch))
+    return max(1, min(_GATHER_STEPS, most, math.ceil(math.ceil(len(x) / batch) / 4)))
 
 
 class Diverged(Exception):
@@ -103,13 +110,11 @@ class Session:
         ]  # frozen ones too: one may hold an old gradient, or be thawed later
         self.patience = Patience(settings.patience, settings.min_change)
         self.state = State()
-        row_bytes = max(1, self.x[:1].numel() * self.x.element_size())
-        most = max(1, _GATHER_BYTES // (row_bytes * self.batch))
-        self.block = max(1, min(_GATHER_STEPS, most, math.ceil(self.steps / 4)))
+        self.block = block_of(self.x, self.batch)
         room = min(self.block * self.batch, self.rows)
         self._room = self.x.new_empty((room, *self.x.shape[1:])), self.target.new_empty((room, *self.target.shape[1:]))
         width = goal.outputs
-        self.kept = 0 if goal.learns else min(self.rows, _KEPT_OUTPUTS // width)
+        self.kept = 0 if goal.learns else min(self.rows, KEPT_OUTPUTS // width)
         self.tally = Tally.empty(self.steps, self.kept, width, self.device)
         self.tracker = tracker(settings.track, folder)
         self._began = self._saved = time.monotonic()
