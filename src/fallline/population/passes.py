@@ -1,25 +1,32 @@
-"""Forward and backward of all members at once: gradients of every member's loss by its own weights, from its own mini-batch.
+"""Forward and backward of all members: gradients of every member's loss by its own weights, from its own mini-batch.
 
     Dense     a plain stack of linear layers and activations: batched matrix products, without autograd
+    Layers    members in turn, bit for bit as alone: convolutions, batch norms, and whatever else rounding decides
     Mapped    any other module: `torch.func.vmap` of its forward, autograd behind it
 
-Both set `stack.grads` and agree with each member alone to rounding.
-
-Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", Nature 323, 1986, for the backward pass.
+All set `stack.grads`. `Dense` and `Mapped` agree with each member alone to rounding, `Layers` exactly.
 """
 
-import warnings
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fallline.population.noise import Call, Noise, Unstackable, finding, using
+from fallline.population.dense import Dense
+from fallline.population.layers import Layers
+from fallline.population.mapped import Mapped
+from fallline.population.noise import Noise, Unstackable
+from fallline.population.probe import Found, first_line, probe, refuse_hooks, undisturbed
 from fallline.population.stack import Stack
-from fallline.training.dense import activation, plain_layers
+from fallline.training.dense import plain_layers
 
 if TYPE_CHECKING:
     from fallline.losses import Loss
+
+_NEAR = {torch.float64: 1e-8}  # of a gradient, relative to the largest of its tensor; for other types ...
+_NEAR_ELSE = 2e-3
+_APART = 1e-2  # relative difference of a single gradient that is nothing but rounding
+_FEW = 2e-3  # share of such gradients in a tensor that chance may bring
 
 
 class Pass(Protocol):
@@ -34,147 +41,10 @@ class Pass(Protocol):
         ...
 
 
-def cost(loss: "Loss", raw: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Each member's loss (R,), and its derivative by the raw outputs (R, N, outputs)."""
-    if raw.shape[-1] == 1 and raw.ndim == 3:
-        value, slope = loss.quick_slopes(raw.squeeze(-1), target)
-        return value, slope.unsqueeze(-1)
-    return loss.quick_slopes(raw, target)
+def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss", *, short: int = 0, exact: bool = False) -> Pass:
+    """The fastest pass that gives what each member alone would give.
 
-
-class _Linear:
-    """z = a Wᵀ + b, member by member."""
-
-    def __init__(self, stack: Stack, prefix: str, biased: bool) -> None:
-        self.stack, self.weight = stack, f"{prefix}weight"
-        self.bias = f"{prefix}bias" if biased else None
-
-    def forward(self, a: Tensor) -> Tensor:
-        self.kept = a
-        across = self.stack.values[self.weight].transpose(1, 2)
-        if self.bias is None:
-            return torch.bmm(a, across)
-        return torch.baddbmm(self.stack.values[self.bias].unsqueeze(1), a, across)
-
-    def backward(self, delta: Tensor, wanted: bool) -> Tensor:
-        grads = self.stack.grads
-        torch.bmm(delta.transpose(1, 2), self.kept, out=grads[self.weight])
-        if self.bias is not None:
-            torch.sum(delta, 1, out=grads[self.bias])
-        return torch.bmm(delta, self.stack.values[self.weight]) if wanted else delta
-
-
-class _Dropout:
-    def __init__(self, noise: Noise, p: float) -> None:
-        self.noise, self.p = noise, p
-
-    def forward(self, a: Tensor) -> Tensor:
-        self.kept = self.noise.draw(a.shape[1:], self.p, dtype=a.dtype, device=a.device)
-        return a * self.kept
-
-    def backward(self, delta: Tensor, wanted: bool) -> Tensor:
-        return delta * self.kept if wanted else delta
-
-
-class Dense:
-    """The pass of a plain stack of layers; made by `make_pass`."""
-
-    def __init__(self, stack: Stack, layers: list[nn.Module], noise: Noise) -> None:
-        place = {id(m): f"{name}." if name else "" for name, m in stack.template.named_modules()}
-        self.parts, self.judged = [], []
-        for layer in layers:
-            if isinstance(layer, nn.Linear):
-                part = _Linear(stack, place[id(layer)], layer.bias is not None)
-            elif isinstance(layer, nn.Dropout):
-                self.parts += [_Dropout(noise, layer.p)] if layer.p > 0 else []
-                continue
-            else:
-                part = activation(layer)
-            if part is not None:
-                self.parts.append(part)
-                self.judged.append(part)
-        first = next(i for i, part in enumerate(self.parts) if isinstance(part, _Linear))
-        self.back = [(part, i > first) for i, part in enumerate(self.parts) if i >= first][::-1]
-        self.stack = stack
-
-    def step(self, x: Tensor, target: Tensor, loss: "Loss") -> tuple[Tensor, Tensor]:
-        """See `Pass`."""
-        with torch.no_grad():
-            a = x.flatten(2)
-            for part in self.parts:
-                a = part.forward(a)
-            value, delta = cost(loss, a, target)
-            for part, wanted in self.back:
-                delta = part.backward(delta, wanted)
-        return value, a
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """See `Pass`."""
-        with torch.no_grad():
-            a = x.flatten(1).expand(len(self.stack), len(x), -1)
-            for part in self.judged:
-                a = part.forward(a)
-                part.kept = None  # pyright: ignore[reportAttributeAccessIssue]
-        return a
-
-
-class Mapped:
-    """The pass of any module that `vmap` can run."""
-
-    def __init__(self, stack: Stack, noise: Noise, calls: dict[int, list[Call]]) -> None:
-        self.stack, self.noise, self.calls = stack, noise, calls
-        self.training = torch.func.vmap(self._forward, in_dims=(0, 0, 0, 0), randomness="error")
-        self.judging = torch.func.vmap(self._forward, in_dims=(0, 0, None, 0), randomness="error")
-
-    def _forward(self, learnt: dict[str, Tensor], rest: dict[str, Tensor], x: Tensor, noise: list[Tensor]) -> Tensor:
-        with using(noise):
-            return torch.func.functional_call(self.stack.template, {**learnt, **rest}, (x,))
-
-    def step(self, x: Tensor, target: Tensor, loss: "Loss") -> tuple[Tensor, Tensor]:
-        """See `Pass`."""
-        stack = self.stack
-        if x.shape[1] not in self.calls:
-            self.calls[x.shape[1]] = probe(stack.template, x[0])[0]
-        noise = [self.noise.draw(c.shape, c.p, dtype=c.dtype, device=x.device) for c in self.calls[x.shape[1]]]
-        leaves = {n: v.detach().requires_grad_() for n, v in stack.values.items()}
-        stack.template.train()
-        with torch.enable_grad():
-            raw = self.training(leaves, {**stack.fixed, **stack.buffers}, x, noise)
-        raw = raw if raw.ndim > 2 else raw.unsqueeze(-1)
-        value, slope = cost(loss, raw.detach(), target)
-        grads = torch.autograd.grad(raw, list(leaves.values()), slope)
-        stack.grads = dict(zip(leaves, (g.contiguous() for g in grads), strict=True))
-        return value, raw.detach()
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """See `Pass`."""
-        stack = self.stack
-        stack.template.eval()
-        with torch.no_grad():
-            raw = self.judging(stack.values, {**stack.fixed, **stack.buffers}, x, [])
-        return raw if raw.ndim > 2 else raw.unsqueeze(-1)
-
-
-def probe(template: nn.Module, x: Tensor) -> tuple[list[Call], set[str]]:
-    """The calls of dropout in the model on one member's mini-batch x (N, ...), and the names of the parameters that the output needs.
-
-    The model's buffers are left as they were.
-    """
-    calls: list[Call] = []
-    held = {n: b.detach().clone() for n, b in template.named_buffers()}
-    named = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in template.named_parameters()}
-    template.train()
-    with torch.enable_grad(), finding(calls):
-        raw = torch.func.functional_call(template, {**named, **held}, (x,))
-    if not isinstance(raw, Tensor):
-        raise Unstackable(f"the model returns a {type(raw).__name__}, not a tensor")
-    learnt = {n: p for n, p in named.items() if p.requires_grad}
-    grads = torch.autograd.grad(raw.sum(), list(learnt.values()), allow_unused=True) if raw.requires_grad else [None] * len(learnt)
-    return calls, {n for n, g in zip(learnt, grads, strict=True) if g is not None}
-
-
-def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss") -> Pass:
-    """The fastest pass that gives what each member alone would give; the stack itself is left as it is.
+    The stack's numbers stay as they are; a parameter that the outputs do not need becomes one of its fixed ones, as no optimizer moves it.
 
     Args:
         stack: of the members.
@@ -182,48 +52,99 @@ def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss
         noise: the members' random streams.
         target: of these rows, as the loss reads it.
         loss: what is minimised.
+        short: rows of a last mini-batch that has fewer.
+        exact: not a bit may differ from what a member alone gives, on the CPU: for rules that make much of rounding (Muon's products).
 
     Raises:
-        Unstackable: the model cannot be run for several members at once; the reason says what stands in the way.
+        Unstackable: the model cannot be run for several members at once; the reason says what stands in the way, and nothing was changed.
     """
-    layers = plain_layers(stack.template, x)
+    layers = plain_layers(stack.template, x) if stack.free else None
     if layers is not None:
-        return Dense(stack, layers, noise)
-    for module in stack.template.modules():
-        if any(getattr(module, name) for name in _HOOKS):
-            raise Unstackable(f"{type(module).__name__} has hooks, which would see all members at once")
-    calls, used = probe(stack.template, x)
-    for name in [n for n in stack.values if n not in used]:  # without a gradient, no optimizer moves it
+        return Layers(stack, noise, x, drops=False, dense=True) if exact else Dense(stack, layers, noise)
+    refuse_hooks(stack.template)
+    if not stack.free:
+        raise Unstackable("a parameter has hooks, which would see all members")
+    found = probe(stack.template, x)
+    if not found.used:
+        raise Unstackable("no parameter of the model has a gradient")
+    exact = x.device.type == "cpu" and (found.exact or exact)
+    for rows in (len(x), short):
+        if rows and not exact:
+            exact = _try(stack, x[:rows], noise, target[:rows], loss, found if rows == len(x) else probe(stack.template, x[:rows]))
+        elif rows != len(x) and rows:
+            probe(stack.template, x[:rows])
+    for name in [n for n in stack.values if n not in found.used]:
         stack.fixed[name] = stack.values.pop(name)
         del stack.grads[name]
-    if not stack.values:
-        raise Unstackable("no parameter of the model has a gradient")
-    made = Mapped(stack, noise, {len(x): calls})
-    kept = {n: b.clone() for n, b in stack.buffers.items()}
-    state = [g.get_state() for g in noise.generators]
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="There is a performance drop")
-            both = x.unsqueeze(0).expand(len(stack), *x.shape)
-            made.step(both, target.unsqueeze(0).expand(len(stack), *target.shape), loss)
-            made.outputs(x)
-    except Unstackable:
-        raise
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
-        raise Unstackable(_reason(error)) from error
-    finally:
-        for generator, was in zip(noise.generators, state, strict=True):
-            generator.set_state(was)
-        for n, b in kept.items():
-            stack.buffers[n].copy_(b)
-    return made
+    if exact:
+        return Layers(stack, noise, x, drops=bool(found.calls))
+    return Mapped(stack, noise, {len(x): found.calls})
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+def _try(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss", found: Found) -> bool:
+    """Run two members mapped and in turn; whether some gradient is nothing but rounding, so that only the same bits are near enough.
+
+    Raises:
+        Unstackable: they cannot be mapped, or give something else.
+    """
+    xs, ts = torch.stack([x, x.flip(0)]), torch.stack([target, target.flip(0)])
+    trials, raws = [], []
+    for mapped in (True, False):
+        trial = stack.part(2, found.used)
+        streams = noise.copy(2)
+        with undisturbed(x.device):
+            if mapped:
+                try:
+                    made = Mapped(trial, streams, {len(x): found.calls})
+                    shown = made.outputs(x)
+                    raws.append((made.step(xs[: len(trial)], ts[: len(trial)], loss)[1], shown))
+                except Unstackable:
+                    raise
+                except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError) as error:
+                    raise Unstackable(_reason(error)) from error
+            else:
+                made = Layers(trial, streams, x, drops=bool(found.calls), whole=True)
+                shown = made.outputs(x)
+                raws.append((made.step(xs[: len(trial)], ts[: len(trial)], loss)[1], shown))
+        trials.append(trial)
+    one, other = trials
+    for ours, theirs in zip(*raws, strict=True):
+        _same("its outputs", ours, theirs)
+    for name in stack.buffers:
+        _same(f"its buffer '{name}'", one.buffers[name], other.buffers[name])
+    for name, grad in one.grads.items():
+        _same(f"the gradient of '{name}'", grad, other.grads[name])
+    return any(_noisy(grad, other.grads[name]) for name, grad in one.grads.items())
+
+
+def _same(what: str, ours: Tensor, theirs: Tensor) -> None:
+    if ours.shape != theirs.shape:
+        raise Unstackable(f"mapped over members, {what} has shape {tuple(ours.shape[1:])}, and {tuple(theirs.shape[1:])} alone")
+    if ours.numel() == 0 or not ours.is_floating_point():
+        close = torch.equal(ours, theirs)
+    else:
+        near = _NEAR.get(ours.dtype, _NEAR_ELSE)
+        close = bool(torch.isclose(ours, theirs, rtol=0, atol=near * max(float(theirs.abs().max()), 1e-30) + 1e-7, equal_nan=True).all())
+    if not close:
+        raise Unstackable(f"mapped over members, {what} is not what it is alone")
+
+
+def _noisy(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether more gradients than chance brings differ by a part of their size: they are 0 but for rounding."""
+    apart = (ours - theirs).abs() > _APART * torch.maximum(ours.abs(), theirs.abs())
+    return float(apart.double().mean()) > _FEW
+
+
 _WORDS = {
     "data-dependent control flow": "its forward chooses its way by the values of a tensor",
     ".item()": "its forward reads a tensor's value (.item())",
-    "randomness": "its forward draws random numbers",
+    "randomness": "its forward draws random numbers in a way of its own",
+    "lstm": "vmap cannot run torch's recurrent layers",
+    "gru": "vmap cannot run torch's recurrent layers",
+    "rnn": "vmap cannot run torch's recurrent layers",
+    "data pointer": "its forward leaves torch (for NumPy, or by the address of a tensor)",
+    "storage": "its forward leaves torch (for NumPy, or by the address of a tensor)",
+    "numpy": "its forward leaves torch (for NumPy, or by the address of a tensor)",
     "inplace": "its forward changes a tensor in place that the members share",
     "in-place": "its forward changes a tensor in place that the members share",
 }
@@ -232,4 +153,4 @@ _WORDS = {
 def _reason(error: Exception) -> str:
     text = str(error)
     told = next((words for sign, words in _WORDS.items() if sign in text), None)
-    return told or f"torch.func.vmap cannot run it ({text.strip().splitlines()[0][:160]})"
+    return told or f"torch.func.vmap cannot run it ({first_line(error)})"

@@ -6,7 +6,7 @@ A member's weights are views, so that an optimizer of its own can step them, and
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,8 @@ class Stack:
         self.values = {n: _stacked([each[n] for each in named], device) for n, p in named[0].items() if p.requires_grad}
         self.fixed = {n: _stacked([each[n] for each in named], device) for n, p in named[0].items() if not p.requires_grad}
         self.buffers = {n: _stacked([each[n] for each in held], device) for n in held[0]}
-        self.persistent = frozenset(self.template.state_dict())
         self.grads: dict[str, Tensor] = {n: torch.zeros_like(v) for n, v in self.values.items()}
+        self.free = not any(_watched(p) for model in {id(m): m for m in models}.values() for p in model.parameters())
 
     def __len__(self) -> int:
         return len(next(iter({**self.values, **self.fixed, **self.buffers}.values())))
@@ -58,10 +58,19 @@ class Stack:
         """Values, fixed weights and buffers, by name."""
         return {**self.values, **self.fixed, **self.buffers}
 
+    def part(self, members: int, learnt: Collection[str]) -> "Stack":
+        """A copy of the first `members`, to be tried; of their weights only `learnt` get gradients."""
+        out = copy.copy(self)
+        out.values = {n: v[:members].clone() for n, v in self.values.items() if n in learnt}
+        out.fixed = {n: v[:members].clone() for n, v in {**self.values, **self.fixed}.items() if n not in out.values}
+        out.buffers = {n: v[:members].clone() for n, v in self.buffers.items()}
+        out.grads = {n: torch.zeros_like(v) for n, v in out.values.items()}
+        out.template = copy.deepcopy(self.template)
+        return out
+
     def copy(self, chosen: Tensor | None = None) -> dict[str, Tensor]:
-        """A copy of what a checkpoint of each member would hold, of the members `chosen` (indices) or of all."""
-        held = {n: t for n, t in self.everything.items() if n in self.persistent}
-        return {n: t.clone() if chosen is None else t[chosen] for n, t in held.items()}
+        """A copy of weights and buffers of the members `chosen` (indices), or of all."""
+        return {n: t.clone() if chosen is None else t[chosen] for n, t in self.everything.items()}
 
     def take(self, chosen: Tensor) -> None:
         """Keep only the members `chosen` (indices, in their order); addresses change."""
@@ -80,8 +89,15 @@ class Stack:
     def module(self, member: int, state: dict[str, Tensor] | None = None) -> nn.Module:
         """The model of one member, as a module of its own; from stacked `state` where that is given."""
         model = copy.deepcopy(self.template)
-        model.load_state_dict({n: t[member] for n, t in (self.everything if state is None else state).items() if n in self.persistent})
+        held = self.everything if state is None else state
+        with torch.no_grad():
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                tensor.copy_(held[name][member])
         return model
+
+
+def _watched(p: Tensor) -> bool:
+    return bool(p._backward_hooks) or bool(getattr(p, "_post_accumulate_grad_hooks", None))
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[object, ...]]:

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 _PLAIN = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.Dropout, nn.Identity)
 _LARGE = 1 << 20  # multiplications from which oneDNN's faster product makes up for its dearer call
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where a module keeps what runs beside its own forward and backward."""
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
+    """Whether torch was built with oneDNN's products."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _product(a: Tensor, b: Tensor, bt: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
+def product(a: Tensor, b: Tensor, bt: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
     """A · Bᵀ + bias; `bt` is Bᵀ."""
     if onednn and a.shape[0] * b.numel() >= _LARGE:
         return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
@@ -39,13 +41,13 @@ class _Linear:
 
     def forward(self, a: Tensor) -> Tensor:
         self.kept = a
-        return _product(a, self.weight, self.across, self.bias, self.onednn)
+        return product(a, self.weight, self.across, self.bias, self.onednn)
 
     def backward(self, delta: Tensor, wanted: bool) -> Tensor:
-        self.weight.grad = _product(delta.t(), self.kept.t(), self.kept, None, self.onednn)
+        self.weight.grad = product(delta.t(), self.kept.t(), self.kept, None, self.onednn)
         if self.bias is not None:
             self.bias.grad = delta.sum(0)
-        return _product(delta, self.across, self.weight, None, self.onednn) if wanted else delta
+        return product(delta, self.across, self.weight, None, self.onednn) if wanted else delta
 
 
 class _Activation:
@@ -107,7 +109,7 @@ class DenseStack:
     """One training step's forward and backward through a plain stack; made by `dense_stack` for a few dozen steps."""
 
     def __init__(self, layers: list[nn.Module], dtype: torch.dtype) -> None:
-        onednn = dtype == torch.float32 and _has_onednn()
+        onednn = dtype == torch.float32 and has_onednn()
         self.parts = [part for layer in layers if (part := _part(layer, onednn)) is not None]
         first = next(i for i, part in enumerate(self.parts) if isinstance(part, _Linear))
         self.back = [(part, i > first) for i, part in enumerate(self.parts) if i >= first][::-1]
@@ -147,7 +149,7 @@ def _leaves(model: nn.Module) -> list[nn.Module] | None:
 
 def _hooked(module: nn.Module) -> bool:
     """Whether something runs beside the module's own forward, or in its place."""
-    return "forward" in vars(module) or any(getattr(module, name) for name in _HOOKS)
+    return "forward" in vars(module) or any(getattr(module, name) for name in HOOKS)
 
 
 def _watched(p: Tensor) -> bool:
