@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fallline.data import Data
+    from fallline.study.board import Show
     from fallline.study.runner import Runner
 
 ALL = ("sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "nadam", "adamax")
@@ -124,7 +125,7 @@ def compare(
     resume: Path | str | None = None,
     quiet: bool = False,
     stop: Callable[[], bool] | None = None,
-    show: "Callable[[list[dict[str, Any]]], None] | None" = None,
+    show: "Show | None" = None,
     **settings: Any,
 ) -> Study:
     """Compare optimizers: a learning rate is found for each on the same budget, then each trains with the same fresh seeds.
@@ -153,7 +154,7 @@ def compare(
         resume: folder of a study to go on with; members that are whole are not run again. Model and data only where they were in memory.
         quiet: no progress bar.
         stop: asked after every few steps; True stops, as Ctrl-C does: what is whole is kept and ranked.
-        show: told how the cells stand after every round, a dict each: cell, trials, lr, members, of, mean.
+        show: told how the cells stand, a dict each (cell, trials, lr, members, of, mean), and the seconds that are left.
         **settings: the other fields of `fallline.training.Settings` (schedule, weight_decay, clip_norm, patience, device, ...).
 
     Returns:
@@ -231,7 +232,7 @@ def _run(
     writer: Writer,
     loss: Loss | None,
     runner: "Runner | None",
-    show: "Callable[[list[dict[str, Any]]], None] | None",
+    show: "Show | None",
     *,
     quiet: bool,
     stop: Callable[[], bool] | None,
@@ -257,7 +258,7 @@ def _resume(
     quiet: bool,
     stop: Callable[[], bool] | None,
     runner: "Runner | None",
-    show: "Callable[[list[dict[str, Any]]], None] | None",
+    show: "Show | None",
 ) -> Study:
     info = read_info(folder)
     must(info["kind"] == "study", "a study can be resumed", f"a {info['kind']}", "resume a run with fallline train", where=f"'{folder}'")

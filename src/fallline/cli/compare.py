@@ -12,6 +12,7 @@ from fallline.cli.failure import tell
 from fallline.cli.given import only
 from fallline.cli.lists import batches, names, positive
 from fallline.cli.lists import seeds as number_of_seeds
+from fallline.cli.live import LiveTable
 from fallline.cli.place import claimed, default_folder, has_record
 from fallline.cli.terminal import Voice
 
@@ -91,14 +92,19 @@ def compare(
     from fallline.data import load
 
     if resume is not None:
-        return _finish(compare_settings(resume=resume, data=data, quiet=voice.quiet), voice)
+        with LiveTable(quiet=voice.quiet) as live:
+            study = compare_settings(resume=resume, data=data, cluster=cluster, quiet=voice.quiet or live.shown, show=live.follow)
+        return _finish(study, voice)
     with claimed(Path(out) if out else default_folder(str(data)), has_record) as folder:
         check_names(loss, settings["optimizers"])
         loaded = load(data, target, seed=0, task=task, scale=scale)
         voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
         for note in loaded.notes:
             voice.say(f"  {note}")
-        return _finish(compare_settings(model, loaded, out=folder, quiet=voice.quiet, **settings), voice)
+        with LiveTable(quiet=voice.quiet) as live:
+            quiet = voice.quiet or live.shown  # the table stands in the place of the bar
+            study = compare_settings(model, loaded, out=folder, quiet=quiet, show=live.follow, **settings)
+        return _finish(study, voice)
 
 
 def _finite(option: str, text: str) -> float:
@@ -113,6 +119,8 @@ def _finish(study: Any, voice: Voice) -> int:
     voice.say(study.text())
     page = study.report() if study.table else None
     voice.say()
+    if study.status == "out of time":
+        tell(f"the budget was spent before the end: what is whole is ranked, go on with `fallline compare --resume {study.folder}`.")
     if study.status == "interrupted":
         tell(f"interrupted: what is whole is saved, go on with `fallline compare --resume {study.folder}`.")
     voice.say(f"folder: {study.folder}")

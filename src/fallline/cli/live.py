@@ -13,7 +13,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 class LiveTable:
-    """A table that follows a study: `with LiveTable() as table: run_study(..., show=table.update)`.
+    """A table that follows a study: `with LiveTable() as table: fl.compare(..., show=table.follow)`.
 
     A row is a mapping with `cell`, and where they are known `trials` (of the search), `lr` (the best so far), `members` (done), `of`
     (wanted), `mean` (of the metric so far).
@@ -58,6 +58,10 @@ class LiveTable:
     def update(self, rows: Rows, *, left: float = math.nan) -> None:
         """Tell how the cells stand, and, where it is known, how many seconds are left."""
         self.held, self.left = [dict(row) for row in rows], left
+
+    def follow(self, rows: Rows, left: float) -> None:
+        """`update`, as a study tells it."""
+        self.update(rows, left=left)
 
     def drawn(self) -> Any:
         """The table as it stands now."""

@@ -18,14 +18,15 @@ from torch import nn
 from fallline._core.errors import FalllineError, must
 from fallline._core.progress import Progress
 from fallline.record import Writer
+from fallline.study.board import Board, Show
 from fallline.study.members import Member, Request, Workshop
 from fallline.study.models import ModelLike, fresh
-from fallline.study.pairs import differences
+from fallline.study.pairs import judged
 from fallline.study.plan import Cell, Plan
 from fallline.study.profiles import study_profiles
 from fallline.study.ranking import headline, table
 from fallline.study.runner import Runner
-from fallline.study.tune import Search, Tuned, finite, search
+from fallline.study.tune import Search, Tuned, search
 from fallline.training import aim, checks
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Result:
         headline: the result in words.
         seconds: wall-clock time of this sitting.
         differences: every pair of rows, see `pairs.differences`.
+        factors: where several factors vary, the levels of each, see `pairs.factors`.
         profiles: see `profiles.study_profiles`.
         notes: how the study was run, in sentences.
     """
@@ -62,6 +64,7 @@ class Result:
     differences: list[dict[str, Any]] = field(default_factory=list)
     profiles: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    factors: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """What `run.json` holds of it."""
@@ -74,6 +77,7 @@ class Result:
             "trials": len(self.trials),
             "seconds": self.seconds,
             "differences": self.differences,
+            "factors": self.factors,
             "profiles": self.profiles,
             "notes": self.notes,
         }
@@ -89,7 +93,7 @@ def run_study(
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
     runner: Runner | None = None,
-    show: Callable[[list[dict[str, Any]]], None] | None = None,
+    show: Show | None = None,
 ) -> Result:
     """Train what the plan asks for and the record does not hold yet, and rank it.
 
@@ -102,7 +106,7 @@ def run_study(
         stop: asked after every few steps; True ends the study with what is whole so far.
         quiet: no progress bar.
         runner: where blocks are trained; by default in this process.
-        show: told how the cells stand, after every round.
+        show: told how the cells stand and how many seconds are left, at most twice a second.
 
     Raises:
         FalllineError: no validation rows, or settings that do not fit the data.
@@ -113,18 +117,15 @@ def run_study(
     def over() -> bool:
         return plan.budget is not None and time.monotonic() - began > plan.budget
 
-    with Progress("compare", max(1, _steps(plan, len(data.train))), quiet=quiet) as bar:
-
-        def tick(steps: int, value: float) -> None:
-            bar.advance(steps, note=f"{notes.now}{f', loss {value:.4g}' if math.isfinite(value) else ''}")
-
-        notes = _Now()
-        shop = Workshop(model, data, plan, writer, loss, lambda: stop() or over(), tick, runner)
-        tuned, trials = _searches(shop, plan, notes, show)
-        members = {} if shop.interrupted else _members(shop, plan, tuned, notes, show)
+    with Progress("compare", _steps(plan, len(data.train)), quiet=quiet) as bar:
+        board = Board(plan, _steps(plan, len(data.train)), bar, show)
+        shop = Workshop(model, data, plan, writer, loss, lambda: stop() or over(), board.tick, runner, told=board.take)
+        tuned, trials = _searches(shop, plan, board)
+        members = {} if shop.interrupted else _members(shop, plan, tuned, board)
     rows, target = table(shop, plan, members, tuned, len(data.validation))
     status = "finished" if not shop.interrupted else "out of time" if over() else "interrupted"
     whole = [member for found in members.values() for member in found]
+    pairs, levels = judged(rows)
     return Result(
         status,
         rows,
@@ -134,26 +135,18 @@ def run_study(
         headline(rows, plan),
         time.monotonic() - began,
         trials,
-        differences(rows),
+        pairs,
         study_profiles(rows),
         _notes(plan, shop, whole, trials),
+        levels,
     )
 
 
-class _Now:
-    """What is being trained, for the bar."""
-
-    now = ""
-
-
-def _searches(
-    shop: Workshop, plan: Plan, notes: _Now, show: Callable[[list[dict[str, Any]]], None] | None
-) -> tuple[dict[Cell, Tuned], list[Member]]:
+def _searches(shop: Workshop, plan: Plan, board: Board) -> tuple[dict[Cell, Tuned], list[Member]]:
     """The searches of all cells, a round of each at a time."""
     tuned: dict[Cell, Tuned] = {}
     asked: dict[Cell, list[float]] = {}
     running: dict[Cell, Search] = {}
-    tried: dict[Cell, dict[float, float]] = {cell: {} for cell in plan.cells}
     trials: list[Member] = []
 
     def go_on(cell: Cell, answer: dict[float, float] | None) -> None:
@@ -161,6 +154,7 @@ def _searches(
             asked[cell] = running[cell].send(answer) if answer is not None else next(running[cell])
         except StopIteration as end:
             tuned[cell] = end.value
+            board.chosen[cell] = tuned[cell].lr or math.nan
             asked.pop(cell, None)
 
     for cell in plan.cells:
@@ -169,27 +163,22 @@ def _searches(
     turn = 0
     while asked and not shop.interrupted:
         turn += 1
-        notes.now = f"learning rates, round {turn}"
+        board.now = f"learning rates, round {turn}"
         wanted = [Request(cell, rate, plan.search_seed, True) for cell, rates in asked.items() for rate in rates]
         found = shop.train(wanted)
         trials += found.values()
-        for request, member in found.items():
-            tried[request.cell][request.lr] = finite(member.value("loss"))
         if not shop.interrupted:
             for cell, rates in list(asked.items()):
-                go_on(cell, {rate: tried[cell][rate] for rate in rates})
-        if show is not None:
-            show(_standing(plan, tuned, tried, {}))
+                go_on(cell, {rate: board.tried[cell][rate] for rate in rates})
+        board.tell()
     for cell in asked:
-        tuned[cell] = Tuned(None, False, sorted(tried[cell].items()))
+        tuned[cell] = Tuned(None, False, sorted(board.tried[cell].items()))
     return tuned, trials
 
 
-def _members(
-    shop: Workshop, plan: Plan, tuned: dict[Cell, Tuned], notes: _Now, show: Callable[[list[dict[str, Any]]], None] | None
-) -> dict[Cell, list[Member]]:
+def _members(shop: Workshop, plan: Plan, tuned: dict[Cell, Tuned], board: Board) -> dict[Cell, list[Member]]:
     """The members that are compared, seed after seed."""
-    notes.now = f"{len(plan.cells)} cells, {len(plan.seeds)} seeds"
+    board.now = f"{len(plan.cells)} cells, {len(plan.seeds)} seeds"
     rates = {cell: found.lr for cell in plan.cells if (found := tuned[cell]).lr is not None}
     found = shop.train([Request(cell, rate, seed) for seed in plan.seeds for cell, rate in rates.items() if rate is not None])
     out: dict[Cell, list[Member]] = {cell: [] for cell in plan.cells}
@@ -198,30 +187,8 @@ def _members(
             member = found.get(Request(cell, rate, seed)) if rate is not None else None
             if member is not None:
                 out[cell].append(member)
-    if show is not None:
-        show(_standing(plan, tuned, {}, out))
+    board.tell()
     return out
-
-
-def _standing(
-    plan: Plan, tuned: dict[Cell, Tuned], tried: dict[Cell, dict[float, float]], members: dict[Cell, list[Member]]
-) -> list[dict[str, Any]]:
-    """How each cell stands, for a live table: its name, trials so far, best rate so far, members done, mean of the metric."""
-    rows = []
-    for cell in plan.cells:
-        known = dict(tuned[cell].trials) if cell in tuned else tried.get(cell, {})
-        values = [v for m in members.get(cell, []) if math.isfinite(v := m.value(plan.metric))]
-        rows.append(
-            {
-                "cell": plan.cell_name(cell),
-                "trials": len(known),
-                "lr": (tuned[cell].lr if cell in tuned else None) or (min(known, key=lambda rate: known[rate]) if known else None),
-                "members": len(members.get(cell, [])),
-                "of": len(plan.seeds),
-                "mean": sum(values) / len(values) if values else None,
-            }
-        )
-    return rows
 
 
 def check(data: "Data", plan: Plan, model: ModelLike | None = None, loss: "Loss | None" = None) -> None:
@@ -267,7 +234,7 @@ def merged(plan: Plan, rows: int) -> Plan:
 def _steps(plan: Plan, rows: int) -> int:
     each = {batch: 1 if batch == "full" else math.ceil(rows / batch) for batch in plan.batch_sizes}
     trainings = sum((plan.trials(cell.optimizer) + len(plan.seeds)) * each[cell.batch_size] for cell in plan.cells)
-    return plan.settings.epochs * trainings
+    return max(1, plan.settings.epochs * trainings)
 
 
 def _notes(plan: Plan, shop: Workshop, members: Sequence[Member], trials: Sequence[Member]) -> list[str]:

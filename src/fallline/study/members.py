@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,6 +104,7 @@ class Workshop:
         stop: asked after every few steps.
         tick: told how many member-steps were made, and a loss.
         runner: where blocks are trained; by default here.
+        told: told every member that is whole, trained or read.
     """
 
     def __init__(
@@ -116,9 +117,10 @@ class Workshop:
         stop: Stop,
         tick: Tick,
         runner: Runner | None = None,
+        told: "Callable[[Request, Member], None]" = lambda request, member: None,
     ) -> None:
         self.data, self.plan, self.writer, self.stop, self.tick = data, plan, writer, stop, tick
-        self.runner = runner or Local()
+        self.runner, self.told = runner or Local(), told
         self.reader = Reader(writer)
         self.interrupted = False
         self.alone: dict[str, int] = {}
@@ -144,8 +146,11 @@ class Workshop:
         for block in blocks:
             known = {job.run: self.known(job.run) for job in block.jobs}
             if all(member is not None for member in known.values()):
-                found |= {run: member for run, member in known.items() if member is not None}
-                self.tick(sum(member.steps for member in found.values()), math.nan)
+                read = {run: member for run, member in known.items() if member is not None}
+                found |= read
+                for run, member in read.items():
+                    self.told(by_run[run], member)
+                self.tick(sum(member.steps for member in read.values()), math.nan)
             else:
                 self.writer.drop(*known)
                 missing.append(block)
@@ -158,6 +163,7 @@ class Workshop:
             for result in results:
                 member = self._member(by_run[result.job.run], result)
                 found[result.job.run] = member
+                self.told(by_run[result.job.run], member)
                 self.writer.text(OUTCOME, json.dumps(asdict(member)), run=member.run)
                 if result.alone:
                     self.alone[result.alone] = self.alone.get(result.alone, 0) + 1

@@ -10,7 +10,6 @@ rate still stands at the edge, that is said, and the optimizer is not ranked: it
 A search asks for rates and is sent their losses, so that the searches of all cells go on together, as one population a round.
 """
 
-import math
 from collections.abc import Generator
 from typing import NamedTuple
 
@@ -61,11 +60,6 @@ def best_rate(tried: dict[float, float]) -> float:
     0.01
     """
     return min(sorted(tried), key=lambda rate: tried[rate])
-
-
-def finite(loss: float) -> float:
-    """The loss, infinity in the place of NaN."""
-    return loss if math.isfinite(loss) else math.inf
 
 
 def _edge(tried: dict[float, float]) -> str | None:
