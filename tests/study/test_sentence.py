@@ -100,9 +100,68 @@ def test_an_order_is_of_values_only():
 def test_many_losers_are_named_together():
     names = ["a", "b", "c", "d", "e", "f"]
     text = said(names, *[pair("a", x, 0.01, 0.02) for x in names[1:]])
-    assert text == "a beats all others by 1.0 to 2.0 points; b, c, d, e and f cannot be told apart at 5 seeds"
+    assert text == "a beats all others by 1.0 to 2.0 points; b, c, d, e and f cannot be told apart at 5 seeds"  # five are still listed
     text = said(names, *[pair("a", x, 0.01, 0.02) for x in names[2:]])
     assert text.startswith("a beats c and all below it by 1.0 to 2.0 points; b cannot be told apart from any other at 5 seeds")
+
+
+SIXTEEN = [f"o{i}" for i in range(16)]
+
+
+def test_sixteen_that_are_alike():
+    assert said(SIXTEEN) == "none of the 16 can be told apart at 5 seeds"
+    assert said(SIXTEEN[:6]) == "none of the 6 can be told apart at 5 seeds"
+
+
+def test_one_that_beats_fifteen():
+    shown = [pair("o0", x, 0.01, 0.02) for x in SIXTEEN[1:]]
+    assert said(SIXTEEN, *shown) == "o0 beats all others by 1.0 to 2.0 points; the other 15 cannot be told apart at 5 seeds"
+
+
+def test_many_that_beat_one_or_two():
+    shown = [pair(x, "o15", 0.01, 0.02) for x in SIXTEEN[:15]]
+    assert said(SIXTEEN, *shown) == "the first 15 cannot be told apart at 5 seeds; all 15 beat o15 by 1.0 to 2.0 points"
+    shown += [pair(x, "o14", 0.01, 0.02) for x in SIXTEEN[:14]]
+    assert said(SIXTEEN, *shown) == (
+        "the first 14 cannot be told apart at 5 seeds; all 14 beat o14 and o15 by 1.0 to 2.0 points; o14 and o15 cannot be told apart at 5 seeds"
+    )
+
+
+def test_an_order_of_many():
+    level = [0] * 2 + [1] * 7 + [2] * 7
+    shown = [pair(x, y, 0.01, 0.02) for (i, x), (j, y) in combinations(enumerate(SIXTEEN), 2) if level[i] < level[j]]
+    assert said(SIXTEEN, *shown) == (
+        "in this order, each beats all that follow: o0 and o1, then o2, o3 and 5 more (1.0 to 2.0 points behind), then the last 7 "
+        "(1.0 to 2.0 points behind); o0 and o1 cannot be told apart at 5 seeds; o2, o3 and 5 more cannot be told apart at 5 seeds; "
+        "the other 7 cannot be told apart at 5 seeds"
+    )
+
+
+def test_many_that_are_alike_but_stand_apart():
+    text = said(SIXTEEN, pair("o0", "o15", 0.01, 0.02))
+    assert text == (
+        "o0 beats o15 by 1.0 to 2.0 points; o1, o2 and 12 more cannot be told apart from each other or from any other at 5 seeds"
+    )
+
+
+def test_many_that_diverged_or_stand_at_the_edge():
+    rows = [row(x, diverged=2) for x in SIXTEEN[:6]] + [row(x, rank=None) for x in SIXTEEN[6:]]
+    pairs = [pair(a, b) for a, b in combinations(SIXTEEN[:6], 2)]
+    assert sentence(rows, pairs) == (
+        "none of the 6 can be told apart at 5 seeds; 12 of 30 runs of 6 of the 16 diverged; "
+        "10 of the 16 are not ranked: their best learning rates stand at the edge of what was tried"
+    )
+
+
+@given(st.integers(7, 16), st.integers(1, 4), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_no_list_is_longer_than_five(count, steps_, random):
+    """Levels with ties, all neighbours shown or only those further apart."""
+    names = [f"o{i}" for i in range(count)]
+    level = sorted(random.randrange(4) for _ in names)
+    shown = [pair(x, y, 0.01, 0.02) for (i, x), (j, y) in combinations(enumerate(names), 2) if level[j] - level[i] >= steps_]
+    for words in re.findall(r"o\d+(?:, o\d+)*(?: and o\d+)?", said(names, *shown)):
+        assert len(split(words)) <= 5
 
 
 def test_a_loss_is_better_when_it_is_lower():
@@ -287,7 +346,7 @@ def patterns(draw):
 @given(patterns())
 def test_the_sentence_says_what_is_shown_and_nothing_else(pattern):
     names, pairs = pattern
-    told, alike, rest = read(sentence([row(name) for name in names], pairs), names)
+    told, alike, rest = read(sentence([row(name) for name in names], pairs, most=len(names)), names)
     shown = {}
     for p in pairs:
         if p["p"] <= 0.05:

@@ -13,10 +13,11 @@ from typing import Any
 
 from fallline import record
 from fallline.population import Job
-from fallline.study.pairs import differences, plain
+from fallline.study.pairs import differences
 from fallline.study.search import Search, SearchPlan, Trial
 from fallline.study.sentence import in_units, sentence
 from fallline.study.statistics import mean_interval
+from fallline.study.versus import plain
 from fallline.training import Settings
 
 

@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from fallline import record
+from fallline.study.factor_sentence import compared as levels_compared
+from fallline.study.factor_sentence import factor_sentence, factor_steps
+from fallline.study.factors import varying
 from fallline.study.members import Member, Workshop
-from fallline.study.pairs import LEVEL, differences, plain
+from fallline.study.pairs import LEVEL, SHARES, differences, judged
 from fallline.study.plan import Cell, Plan, label
 from fallline.study.sentence import in_units, sentence, steps_sentence
 from fallline.study.statistics import Interval, mean_interval, median, smallest_visible
 from fallline.study.tune import Tuned
+from fallline.study.versus import plain
 
 AT_EDGE = "not ranked: its best learning rate stands at the edge of what was tried"
 
@@ -124,19 +128,35 @@ def _visible(rows: Sequence[dict[str, Any]]) -> float:
     shared = [s for s in rows[0]["at_seeds"] if all(s in row["at_seeds"] for row in rows)]
     held = {row["cell"]: dict(zip(row["at_seeds"], row["values"], strict=True)) for row in rows}
     values = {cell: [math.nan if found[s] is None else found[s] for s in shared] for cell, found in held.items()}
-    return smallest_visible(values, rows[0]["step"], questions=1 if rows[0]["steps"] is None else 2)
+    level = LEVEL * (SHARES["cells"] if len(varying(rows)) > 1 else 1.0)
+    return smallest_visible(values, rows[0]["step"], level, questions=1 if rows[0]["steps"] is None else 2)
 
 
 def auto_target(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]]) -> float:
-    """The best level that the middle run of three in four optimizers reaches, at its best epoch; NaN where all diverged."""
+    """The best level that every run of three in four cells reaches, at its best epoch; NaN where all diverged."""
     lower = record.key(plan.metric).better == "lower"
+    return common_level([[shop.best_value(m, plan.metric) for m in found] for found in members.values()], lower=lower)
+
+
+def common_level(reached: Sequence[Sequence[float]], *, lower: bool) -> float:
+    """The best level that every run of three in four cells reaches; NaN where all diverged.
+
+    The level that the middle run reaches would leave half of the runs of the last of these cells without an answer; then ranks alone can
+    speak, and of five seeds they say little. Runs that diverged reach nothing, and ask nothing of the others. The level is the same
+    whatever the cells are called and whichever of them a value stands in, as long as each keeps as many; so it favours none of two
+    cells that are alike.
+
+    Args:
+        reached: for each cell the best value of each of its runs, NaN where it diverged.
+        lower: whether the metric is better when it is lower.
+
+    >>> common_level([[0.9, 0.95], [0.8, 0.97], [0.7, 0.75], [0.2, 0.3]], lower=False)
+    0.7
+    """
     sign = 1.0 if lower else -1.0
-    middles = []
-    for found in members.values():
-        reached = [shop.best_value(m, plan.metric) for m in found]
-        middles.append(median([sign * v if math.isfinite(v) else math.inf for v in reached]))
-    whole = sorted(level for level in middles if math.isfinite(level))
-    return sign * whole[math.ceil(0.75 * len(whole)) - 1] if whole else math.nan
+    runs = [[sign * v for v in cell if math.isfinite(v)] for cell in reached]
+    worst = sorted(max(cell) for cell in runs if cell)
+    return sign * worst[math.ceil(0.75 * len(worst)) - 1] if worst else math.nan
 
 
 def note(row: dict[str, Any]) -> str:
@@ -157,19 +177,27 @@ def headline(rows: Sequence[dict[str, Any]], plan: Plan) -> str:
     >>> headline([], None)
     'no member was finished'
     """
-    pairs = differences(rows)
-    text = sentence(rows, pairs)
+    pairs, found = judged(rows)
     asked = [pair for pair in pairs if pair["p"] is not None and pair["n"] > 1]
+    target = math.nan if not rows or rows[0]["target"] is None else rows[0]["target"]
+    several = any(row["mean"] is not None for row in rows) and any(levels_compared(factor) for factor in found)
+    text = factor_sentence(rows, pairs, found) if several else sentence(rows, pairs)
     if not asked or all(row["mean"] is None for row in rows):
         return text
     label = record.key(plan.metric).label
-    steps = steps_sentence(rows, pairs, math.nan if rows[0]["target"] is None else rows[0]["target"])
+    steps = factor_steps(found, plan.metric, target) if several else steps_sentence(rows, pairs, target)
     rests = [f"validation {label}, paired by seed", "95 % interval of each pair"]
-    if len(asked) > 1 or steps:
+    if several:
+        levels, turns = (sum(len(factor[name]) for factor in found) for name in ("pairs", "turns"))
+        over = f"{levels} pairs of levels, {turns} turns of their order and {len(asked)} pairs of cells"
+        rests.append(f"5 % level over {over} together{f', asked for {label} and for steps' if steps else ''}")
+    elif len(asked) > 1 or steps:
         over = f"all {len(asked)} pairs" if len(asked) > 1 else "both questions" if steps else ""
         rests.append(f"5 % level over {over}{f', asked for {label} and for steps' if steps and len(asked) > 1 else ''}")
     if rows[0]["visible"] and any(pair["p"] > LEVEL for pair in asked):
-        rests.append(f"{max(pair['n'] for pair in asked)} seeds show differences from about {in_units(rows[0]['visible'], plan.metric)} on")
+        of = " between two cells" if several else ""
+        large = in_units(rows[0]["visible"], plan.metric)
+        rests.append(f"{max(pair['n'] for pair in asked)} seeds show differences{of} from about {large} on")
     return f"{text}{f'. Steps: {steps}' if steps else ''} ({'; '.join(rests)})"
 
 

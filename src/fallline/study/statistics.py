@@ -2,6 +2,7 @@
 
     mean ± t(1 − α/2, n − 1) · s / √n              over seeds, or over the differences of paired seeds
     p₍ᵢ₎ · (m − i + 1), made monotone               Holm's correction of m p-values, i = 1 .. m from the smallest
+    p₍ᵢ₎ / w₍ᵢ₎ · Σ w₍ⱼ₎ over j ≥ i, made monotone   the same with weights, i from the smallest p / w (Holm 1979, section 4)
 
 Seed s gives every optimizer the same initial weights and the same order of rows, so differences are taken seed by seed. The optimizer
 that stands best was chosen by looking at all of them; therefore the correction counts ALL pairs, not only those with the best.
@@ -106,17 +107,28 @@ def paired(a: Sequence[float], b: Sequence[float], *, level: float = 0.95, step:
     return Difference(mean, mean - half, mean + half, p, n)
 
 
-def holm(ps: Sequence[float]) -> list[float]:
+def holm(ps: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
     """p-values corrected so that the chance of any false claim among them stays below the level they are held against.
+
+    Args:
+        ps: p-values, in any order.
+        weights: how much of the level each may spend, in any unit, above 0; alike by default. The heavier ones are corrected less, and
+            what a claim has spent is shared out among the rest by their weights.
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03], [2, 1, 1])]
+    [0.02, 0.06, 0.06]
     """
     m = len(ps)
+    shares = [1.0] * m if weights is None else list(weights)
+    must(len(shares) == m, "as many weights as p-values", (len(shares), m), where="a correction")
+    must(all(w > 0 for w in shares), "weights are above 0", shares, where="a correction")
     out = [0.0] * m
-    running = 0.0
-    for rank, index in enumerate(sorted(range(m), key=lambda i: ps[i])):
-        running = max(running, min(1.0, (m - rank) * ps[index]))
+    running, left = 0.0, math.fsum(shares)
+    for index in sorted(range(m), key=lambda i: ps[i] / shares[i]):
+        running = max(running, min(1.0, max(left, shares[index]) * ps[index] / shares[index]))
+        left -= shares[index]
         out[index] = running
     return out
 

@@ -26,13 +26,14 @@ from fallline.population import Block, Population, shape_of
 from fallline.population import Result as Trained
 from fallline.record import Reader, Writer
 from fallline.study.models import ModelLike, fresh
-from fallline.study.pairs import LEVEL, differences, plain
+from fallline.study.pairs import LEVEL, differences
 from fallline.study.plan import BatchSize
 from fallline.study.published import within
 from fallline.study.runner import Local, Runner
 from fallline.study.sentence import in_units, listed, sentence
 from fallline.study.statistics import holm, mean_interval, median, pair_test
 from fallline.study.table_plan import TablePlan, batch_name, steps_of
+from fallline.study.versus import plain
 from fallline.training import Goal, aim
 from fallline.training.checks import batch_rows
 

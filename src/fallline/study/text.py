@@ -65,7 +65,7 @@ def legend(result: "Result", plan: Plan) -> list[str]:
     kept = "best validation loss" if plan.settings.keep == "best" else "last epoch"
     out = [f"Ranked by {key.label} on validation rows, at the weights of the {kept}; test rows decided nothing."]
     if math.isfinite(result.target):
-        how = "what the middle run of three in four optimizers reached" if plan.target == "auto" else "as given"
+        how = "what every run of three in four cells reached" if plan.target == "auto" else "as given"
         out.append(f"Steps: until validation {key.label} {_number(result.target)} ({how}); a run that never reached it counts as infinity.")
     return [*out, *(f"{note[0].upper()}{note[1:]}." for note in result.notes)]
 
