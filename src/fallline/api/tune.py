@@ -159,7 +159,7 @@ def tune(
         metric: that is judged, on validation rows; "auto": accuracy, or R2.
         loss: name, list of names to choose from, `Loss`, or one of your own.
         sampler: "tpe", "random", or "grid" (every place; of a range three levels).
-        pruner: "halving": the best third goes on after E/9 and E/3 epochs; "median"; "none".
+        pruner: "halving": the best third goes on after E/5 and E/2 epochs; "median"; "none".
         batch: trials asked for at once and trained together.
         best: trials that are trained again in the end.
         seeds: of these trainings: how many, or which.

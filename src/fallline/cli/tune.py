@@ -42,7 +42,7 @@ def tune(
         "momentum,beta1,beta2,alpha,eps"
     ),
     sampler: Annotated[str, o.text("tpe, random or grid", _SEARCH)] = "tpe",
-    pruner: Annotated[str, o.text("halving (the best third goes on after E/9 and E/3 epochs), median or none", _SEARCH)] = "halving",
+    pruner: Annotated[str, o.text("halving (the best third goes on after E/5 and E/2 epochs), median or none", _SEARCH)] = "halving",
     batch: Annotated[int, o.ranged(Number("batch", 1, usual="32", doc="trials asked for at once"), _SEARCH, whole=True)] = 32,
     best: Annotated[int, o.ranged(Number("best", 1, usual="5", doc="trials trained again in the end"), _SEARCH, whole=True)] = 5,
     clip_norm: o.ClipNorm = None,

@@ -74,9 +74,8 @@ def headline(reader: Source) -> str:
     if not found or found[0].get("mean") is None:
         return f"A search on {data}, without a result so far"
     factors = found[0].get("factors") or {}
-    return (
-        f"{factors.get('optimizer', 'these settings')} at {number(factors.get('lr'), 3)} is the pick of {len(trials_of(reader))} on {data}"
-    )
+    name, rate = str(factors.get("optimizer", "these settings")), number(factors.get("lr"), 3)
+    return f"{name} at {rate} is the pick of {count(len(trials_of(reader)), 'trial')} on {data}"
 
 
 def lead(reader: Source) -> str:
@@ -101,6 +100,9 @@ def lead(reader: Source) -> str:
 def known(reader: Source) -> list[str]:
     """What is shown, a sentence a line."""
     text = str(dig(reader.info, "result", "headline", default="")).strip()
+    found = finalists_of(reader)
+    if found and found[0].get("mean") is not None:
+        text = text.partition(". ")[2]  # the first sentence is the lead
     lines = [line for line in text.replace(". ", ".\n").splitlines() if line]
     return [f"{line[:1].upper()}{line[1:].rstrip('.')}." for line in lines]
 

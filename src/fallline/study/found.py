@@ -169,7 +169,8 @@ def notes_of(trials: list[Trial], plan: SearchPlan, table: list[dict[str, Any]])
     ]
     if plan.pruner == "halving" and rungs(plan.settings.epochs):
         places = " and ".join(str(epoch) for epoch in rungs(plan.settings.epochs))
-        out.append(f"After epoch {places} the best third went on; a trial that starts slowly may have been left behind there.")
+        words = "the best third of all trials so far went on; a trial that starts slowly may have been left behind there"
+        out.append(f"After epoch {places} {words}.")
     out.append(
         f"Chosen by {label} on validation rows with fresh seeds (the search used seed {plan.search_seed}); test rows decided nothing."
     )

@@ -22,7 +22,7 @@ from fallline.study.search import Trial
 from fallline.study.space import FACTORS, Space
 
 GROUPS = 5
-FEWEST = 12  # trials below which nothing is said
+FEWEST = 30  # trials below which nothing is said: ω² of fewer is mostly luck
 
 
 def importances(trials: Sequence[Trial], space: Space, *, lower: bool) -> list[dict[str, Any]]:

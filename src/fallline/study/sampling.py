@@ -1,11 +1,13 @@
 """Who proposes the next trials, and which trials stop early: Optuna's samplers and pruners, seeded batch by batch.
 
     random, tpe, grid      every batch asks a sampler of its own seed, so a search that was killed asks the same again
-    halving                at epochs E/9 and E/3 the best third goes on, of all trials that came so far (successive halving)
+    halving                after E/5 and E/2 epochs the best third goes on, of all trials that came so far (successive halving)
     median                 Optuna's median pruner: worse than the middle of the finished trials at the same epoch
 
 The trials of a block report before any of them is judged, so the order within a block favours none; trials of earlier blocks count as they
 come, as in the asynchronous form. The first batch is always random: `expected_best` rests on these trials, and TPE starts from them.
+
+Departs from the source: successive halving judges after E/9 and E/3; a schedule that warms up, or a small rate, has then hardly begun.
 
 Source: Bergstra, Bardenet, Bengio and Kegl, "Algorithms for hyper-parameter optimization", NeurIPS 2011; constant liar: Ginsbourger, Le
 Riche and Carraro, "Kriging is well-suited to parallelize optimization", 2010; Jamieson and Talwalkar, "Non-stochastic best arm
@@ -58,10 +60,10 @@ def quiet_optuna() -> Iterator[None]:
 def rungs(epochs: int) -> tuple[int, ...]:
     """The epochs after which successive halving judges.
 
-    >>> rungs(10), rungs(30), rungs(3), rungs(1)
-    ((1, 3), (3, 10), (1,), ())
+    >>> rungs(10), rungs(30), rungs(2), rungs(1)
+    ((2, 5), (6, 15), (1,), ())
     """
-    found = {max(1, round(epochs / KEEP**2)), max(1, round(epochs / KEEP))}
+    found = {max(1, round(epochs / 5)), max(1, epochs // 2)}
     return tuple(sorted(epoch for epoch in found if epoch < epochs))
 
 

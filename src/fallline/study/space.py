@@ -11,6 +11,7 @@ Maddison and Dahl, "On empirical comparisons of optimizers for deep learning", 2
 import inspect
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ _NUMBERS = {
 }
 AVERAGES = ("momentum", "beta1", "beta2", "alpha")  # drawn as one minus the value
 OWN = (*AVERAGES, "eps")  # options of the optimizer itself
+_WRAPPERS = re.compile(r"\+(?=[a-zA-Z_])")  # not the plus of 1e+3
 FACTORS = ("model", "optimizer", "lr", "batch_size", "schedule", "weight_decay", "dropout", "loss", *OWN)
 
 
@@ -205,10 +207,10 @@ def own_factors(optimizer: str) -> tuple[str, ...]:
     >>> own_factors("adam"), own_factors("momentum"), own_factors("rmsprop:alpha=0.9"), own_factors("sgd")
     (('beta1', 'beta2', 'eps'), ('momentum',), ('eps',), ())
     """
-    preset, options = optim.parse(optimizer)
+    preset = optim.parse(optimizer)[0]
     takes = inspect.signature(preset.make.__init__).parameters
     usual = next(iter(preset.make.likes.values()))
-    said = {key for key in options if key not in preset.fixed}
+    said = set(re.findall(r"(\w+)\s*=", _WRAPPERS.split(optimizer)[0]))
     out: list[str] = []
     start = preset.fixed.get("momentum", takes["momentum"].default if "momentum" in takes else 0.0)
     if start and "momentum" not in said:
@@ -235,9 +237,9 @@ def with_options(optimizer: str, own: Mapping[str, float]) -> str:
         words = {"betas": f"{own.get('beta1', first):.6g}/{own.get('beta2', second):.6g}", **words}
     if not words:
         return optimizer
-    base, plus, around = optimizer.partition("+")
+    base, *around = _WRAPPERS.split(optimizer)
     tail = ",".join(f"{k}={v}" for k, v in words.items())
-    return f"{base}{',' if ':' in base else ':'}{tail}{plus}{around}"
+    return "+".join([f"{base}{',' if ':' in base else ':'}{tail}", *around])
 
 
 def make_space(given: Mapping[str, Any] | None = None, *, model: str = "mlp:128", loss: str = "auto", only: bool = False) -> Space:
