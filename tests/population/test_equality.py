@@ -128,7 +128,7 @@ def check(name, dtype, *, members, epochs, rules, limit, rows=310):
     assert not any(result.alone for result in results)
     assert max(result.block for result in results) > 1
     for i in range(len(rules)):
-        job = jobs[(i * (len(rules) + 1)) % members if members > len(rules) else i % members]
+        job = jobs[i + len(rules) * (i % (members // len(rules)))]
         goal = aim(data, job.settings, None)
         model = make(job.settings, goal)
         outcome = train(model, data, job.settings, writer=Nowhere(), progress=False, goal=goal)

@@ -1,6 +1,7 @@
 """Every pass gives each member the gradients, outputs and buffers it would have alone."""
 
 import copy
+import math
 import random
 import warnings
 
@@ -17,8 +18,10 @@ from fallline.population.dense import Dense
 from fallline.population.layers import Layers
 from fallline.population.mapped import Mapped
 from fallline.population.noise import Noise, Unstackable
+from fallline.population.parts import Highest
 from fallline.population.passes import make_pass
 from fallline.population.stack import Stack
+from fallline.training.dense import dense_stack
 
 ROWS, CLASSES = 6, 3
 
@@ -75,6 +78,32 @@ class Attention(nn.Module):
 
     def forward(self, x):
         return self.last(self.inner(x.view(len(x), 2, 4)).flatten(1))
+
+
+class ByHand(nn.Module):
+    """Attention of linear layers: the keys' bias has a gradient of 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        x = x.view(len(x), 2, 4)
+        return self.last((torch.softmax(self.q(x) @ self.k(x).transpose(1, 2), -1) @ self.v(x)).flatten(1))
+
+
+class Turned(nn.Module):
+    """Drops of a tensor whose numbers stand in another order in memory, in place, and all of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        h = F.dropout(self.first(x).view(len(x), 2, 4).transpose(1, 2), 0.4, self.training)
+        h = h.reshape(len(x), 8) + F.dropout(x, 1.0, self.training)
+        F.dropout(h, 0.3, self.training, True)
+        return self.last(h)
 
 
 class Averaged(nn.Module):
@@ -139,14 +168,24 @@ def normed():
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 6)), nn.Sigmoid(), nn.Linear(6, CLASSES))
 
 
+def frozen():
+    model = pictures()
+    for p in [*model[1].parameters(), model[2].weight]:
+        p.requires_grad_(False)
+    return model
+
+
 MODELS = {
     "plain": (plain, Dense),
     "pictures": (pictures, Layers),
     "rows of time": (rows_of_time, Layers),
+    "frozen": (frozen, Layers),
+    "turned": (Turned, Mapped),
     "residual": (Residual, Mapped),
     "tied, frozen and unused": (Tied, Mapped),
     "custom convolutions": (Convolved, Layers),
     "attention": (Attention, Layers),
+    "attention by hand": (ByHand, Layers),
     "an average in a buffer": (Averaged, Mapped),
     "embedding": (Embedded, Mapped),
     "parametrized": (normed, Mapped),
@@ -217,7 +256,39 @@ def test_gradients_outputs_and_buffers_equal_autograd(name):
     compare(make, kind, exact=kind is Layers)
 
 
-@pytest.mark.parametrize("name", ["pictures", "rows of time", "custom convolutions", "attention"])
+def test_a_plain_stack_can_be_asked_for_to_the_last_bit():
+    """Alone it goes through `training.dense`, with oneDNN's products where they are large."""
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.Linear(200, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 10)) for _ in range(3)]
+    x, y = torch.randn(3, 32, 200), torch.randint(0, 10, (3, 32))
+    stack = Stack(models)
+    made = make_pass(stack, x[0], Noise([0, 1, 2]), y[0], CrossEntropy(), exact=True)
+    assert type(made) is Layers
+    made.step(x, y, CrossEntropy())
+    for r, model in enumerate(models):
+        with torch.random.fork_rng():
+            torch.manual_seed(r)
+            one = dense_stack(model, x[r])
+            assert one is not None
+            one.step(x[r], lambda raw, r=r: CrossEntropy().quick_slope(raw, y[r]))
+        assert all(torch.equal(stack.grads[name][r], p.grad) for name, p in model.named_parameters())
+
+
+def test_highest_of_ties_infinities_and_nan():
+    """The pooling with the channels last finds the numbers and the places that torch finds."""
+    layer = nn.MaxPool2d(3, 2, 1)
+    x = torch.randint(0, 3, (4, 5, 7, 7)).float()
+    x[0, 0, 2], x[1, 1, 3, 3], x[2, 2] = math.inf, math.nan, -math.inf
+    value, places = F.max_pool2d(x, 3, 2, 1, return_indices=True)
+    part = Highest(layer)
+    assert torch.allclose(part.forward(0, x, True), value, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(part.where, places)
+    leaf, delta = x.clone().requires_grad_(), torch.randn_like(value)
+    layer(leaf).backward(delta)
+    assert torch.equal(part.backward(0, delta, True), leaf.grad)
+
+
+@pytest.mark.parametrize("name", ["pictures", "frozen", "rows of time", "custom convolutions", "attention"])
 def test_members_in_turn_do_not_differ_by_one_bit_in_float32(name):
     compare(*MODELS[name], dtype=torch.float32, exact=True, limit=1e-5)
 

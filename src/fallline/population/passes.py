@@ -15,16 +15,15 @@ from torch import Tensor
 from fallline.population.dense import Dense
 from fallline.population.layers import Layers
 from fallline.population.mapped import Mapped
-from fallline.population.noise import Noise, Unstackable
-from fallline.population.probe import Found, first_line, probe, refuse_hooks, undisturbed
+from fallline.population.noise import Call, Noise, Unstackable
+from fallline.population.probe import first_line, probe, refuse_hooks, undisturbed
 from fallline.population.stack import Stack
 from fallline.training.dense import plain_layers
 
 if TYPE_CHECKING:
     from fallline.losses import Loss
 
-_NEAR = {torch.float64: 1e-8}  # of a gradient, relative to the largest of its tensor; for other types ...
-_NEAR_ELSE = 2e-3
+_NEAR, _NEAR_SINGLE, _NEAR_TENSOR_CORES = 1e-9, 1e-3, 3e-2  # relative, for float64, float32, and products with few bits on CUDA
 _APART = 1e-2  # relative difference of a single gradient that is nothing but rounding
 _FEW = 2e-3  # share of such gradients in a tensor that chance may bring
 
@@ -67,65 +66,60 @@ def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss
     found = probe(stack.template, x)
     if not found.used:
         raise Unstackable("no parameter of the model has a gradient")
-    exact = x.device.type == "cpu" and (found.exact or exact)
-    for rows in (len(x), short):
-        if rows and not exact:
-            exact = _try(stack, x[:rows], noise, target[:rows], loss, found if rows == len(x) else probe(stack.template, x[:rows]))
-        elif rows != len(x) and rows:
-            probe(stack.template, x[:rows])
+    calls = {len(x): found.calls}
+    if short:
+        calls[short] = probe(stack.template, x[:short]).calls
+    here = x.device.type == "cpu"  # elsewhere many launches of small kernels cost more than the bits are worth
+    exact = here and (exact or found.exact)
+    if not exact:
+        noisy = [_try(stack, x[:rows], noise, target[:rows], loss, calls, found.used) for rows in calls]
+        exact = here and any(noisy)
     for name in [n for n in stack.values if n not in found.used]:
         stack.fixed[name] = stack.values.pop(name)
         del stack.grads[name]
     if exact:
         return Layers(stack, noise, x, drops=bool(found.calls))
-    return Mapped(stack, noise, {len(x): found.calls})
+    return Mapped(stack, noise, calls)
 
 
-def _try(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss", found: Found) -> bool:
+def _try(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss", calls: dict[int, list[Call]], learnt: set[str]) -> bool:
     """Run two members mapped and in turn; whether some gradient is nothing but rounding, so that only the same bits are near enough.
 
     Raises:
         Unstackable: they cannot be mapped, or give something else.
     """
-    xs, ts = torch.stack([x, x.flip(0)]), torch.stack([target, target.flip(0)])
-    trials, raws = [], []
-    for mapped in (True, False):
-        trial = stack.part(2, found.used)
-        streams = noise.copy(2)
-        with undisturbed(x.device):
-            if mapped:
-                try:
-                    made = Mapped(trial, streams, {len(x): found.calls})
-                    shown = made.outputs(x)
-                    raws.append((made.step(xs[: len(trial)], ts[: len(trial)], loss)[1], shown))
-                except Unstackable:
-                    raise
-                except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError) as error:
-                    raise Unstackable(_reason(error)) from error
-            else:
-                made = Layers(trial, streams, x, drops=bool(found.calls), whole=True)
-                shown = made.outputs(x)
-                raws.append((made.step(xs[: len(trial)], ts[: len(trial)], loss)[1], shown))
-        trials.append(trial)
-    one, other = trials
-    for ours, theirs in zip(*raws, strict=True):
-        _same("its outputs", ours, theirs)
+    one, other = stack.part(2, learnt), stack.part(2, learnt)
+    count = len(one)
+    xs, ts = torch.stack([x, x.flip(0)])[:count], torch.stack([target, target.flip(0)])[:count]
+    with undisturbed(x.device):
+        turns = Layers(other, noise.copy(2), x, drops=bool(calls[len(x)]), whole=True)
+        expected = turns.outputs(x), turns.step(xs, ts, loss)[1]
+        try:
+            mapped = Mapped(one, noise.copy(2), dict(calls))
+            found = mapped.outputs(x), mapped.step(xs, ts, loss)[1]
+        except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError) as error:
+            raise Unstackable(_reason(error)) from error
+    for ours, theirs in zip(found, expected, strict=True):
+        _same("its outputs", ours, theirs, _size(theirs))
     for name in stack.buffers:
-        _same(f"its buffer '{name}'", one.buffers[name], other.buffers[name])
+        _same(f"its buffer '{name}'", one.buffers[name], other.buffers[name], _size(other.buffers[name]))
+    largest = max(_size(grad) for grad in other.grads.values())
     for name, grad in one.grads.items():
-        _same(f"the gradient of '{name}'", grad, other.grads[name])
+        _same(f"the gradient of '{name}'", grad, other.grads[name], largest)
     return any(_noisy(grad, other.grads[name]) for name, grad in one.grads.items())
 
 
-def _same(what: str, ours: Tensor, theirs: Tensor) -> None:
+def _size(tensor: Tensor) -> float:
+    finite = tensor[torch.isfinite(tensor)]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _same(what: str, ours: Tensor, theirs: Tensor, size: float) -> None:
+    """Refuse what is apart by more than rounding of numbers of that size."""
     if ours.shape != theirs.shape:
         raise Unstackable(f"mapped over members, {what} has shape {tuple(ours.shape[1:])}, and {tuple(theirs.shape[1:])} alone")
-    if ours.numel() == 0 or not ours.is_floating_point():
-        close = torch.equal(ours, theirs)
-    else:
-        near = _NEAR.get(ours.dtype, _NEAR_ELSE)
-        close = bool(torch.isclose(ours, theirs, rtol=0, atol=near * max(float(theirs.abs().max()), 1e-30) + 1e-7, equal_nan=True).all())
-    if not close:
+    near = _NEAR if ours.dtype is torch.float64 else _NEAR_TENSOR_CORES if ours.is_cuda else _NEAR_SINGLE
+    if not bool(torch.isclose(ours, theirs, rtol=0, atol=near * size, equal_nan=True).all()):
         raise Unstackable(f"mapped over members, {what} is not what it is alone")
 
 
