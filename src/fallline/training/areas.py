@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_SMALL = 1 << 16  # rows whose places sum to less than 2³²
 _BITS = {np.dtype(np.float32): np.uint32, np.dtype(np.float64): np.uint64}
 
 
@@ -32,16 +33,21 @@ def areas(scores: Tensor, y: Tensor) -> Tensor:
     """
     keys = _keys(np.ascontiguousarray(scores.detach().cpu().numpy()))
     rows = scores.shape[2]
-    mine = (y.cpu().numpy()[:, None, :] == np.arange(scores.shape[1])[:, None]).astype(keys.dtype)
+    mine = y.cpu().numpy()[:, None, :] == np.arange(scores.shape[1])[:, None]
     positive = mine.sum(2, dtype=np.float64)
-    places = np.arange(rows, dtype=np.float64)
-    first = np.sort(keys | mine, axis=2) & keys.dtype.type(1)
-    last = np.sort(keys | (mine ^ keys.dtype.type(1)), axis=2) & keys.dtype.type(1)
-    upto = np.einsum("rcn,n->rc", first, places)  # the sum of the positives' places, the negatives first among equals
-    below = places.sum() - np.einsum("rcn,n->rc", last, places)  # and the positives first
+    upto = _places(keys | mine)  # of the positives, the negatives first among equals
+    below = (rows - 1) * rows / 2 - _places(keys | ~mine)  # and the positives first
     with np.errstate(invalid="ignore"):
         area = (upto + below - positive * (positive - 1)) / (2.0 * positive * (rows - positive))
     return torch.from_numpy(area)
+
+
+def _places(keys: np.ndarray) -> np.ndarray:
+    """The sum of the places that odd numbers have in order."""
+    keys.sort(axis=2)
+    keys &= keys.dtype.type(1)
+    small = keys.shape[2] < _SMALL
+    return np.einsum("rcn,n->rc", keys, np.arange(keys.shape[2], dtype=keys.dtype if small else np.float64)).astype(np.float64)
 
 
 def _keys(scores: np.ndarray) -> np.ndarray:

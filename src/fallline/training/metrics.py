@@ -67,16 +67,11 @@ def compute_each(goal: Goal, raw: Tensor, y: Tensor, *, auc_rows: int | None = N
 
 def labels(goal: Goal, seen: Tensor) -> Tensor:
     """Class indices (N,) from what `Goal.predict` gives: the most likely class, the middle one of ordered ones, or a score's sign."""
-    return _called(goal, seen, seen.ndim == 2)
-
-
-def _called(goal: Goal, seen: Tensor, several: bool) -> Tensor:
-    """`labels` of scores (N, C), or (R, C, N), where there are `several`; else of (N,) or (R, N)."""
     if goal.loss.output == "ordinal":
         above = 1 - seen.double().cumsum(1)[:, :-1]  # P(class > k)
         return (above > 0.5).sum(1)
-    if several:
-        return seen.max(1).indices
+    if seen.ndim == 2:
+        return seen.argmax(dim=1)
     return (seen > (0.0 if goal.loss.output == "score" else 0.5)).long()
 
 
@@ -95,7 +90,7 @@ class Tally:
         self.from_row = 0 if auc_rows is None else max(0, rows - auc_rows)
         self.finite = torch.ones(members, dtype=torch.bool)
         self.kept: list[tuple[Tensor, Tensor]] = []
-        wide = 7 if goal.task == "regression" else 3 * len(goal.classes)
+        wide = 6 if goal.task == "regression" else 3 * len(goal.classes)
         self.sums = torch.zeros((members, wide), dtype=torch.float64 if goal.task == "regression" else torch.int64)
 
     def take(self, chosen: Tensor) -> None:
@@ -111,40 +106,39 @@ class Tally:
             fine = torch.isfinite(raw).flatten(1).all(1)
             self.finite &= fine
             raw = torch.where(fine[:, None, None], raw, 0)
-        seen = self._read(raw)
-        if self.goal.task == "regression":
-            self._regression((seen[:, 0] if seen.ndim == 3 else seen).double(), y.double())
-        else:
-            self._classification(seen, y)
-        self.seen += y.shape[1]
-
-    def _read(self, raw: Tensor) -> Tensor:
-        """What a user reads, (R, C, N) or (R, N)."""
         goal, (members, rows, width) = self.goal, raw.shape
+        skip = max(0, self.from_row - self.seen)  # rows that the ROC AUC does not look at
+        self.seen += rows
         if goal.reading is None and goal.scale is None and goal.loss.output in _SOFTMAX and width > 1:
-            return torch.softmax(raw.permute(2, 0, 1).contiguous(), 0).permute(1, 0, 2)  # along a short last axis it is many times slower
+            wide = raw.permute(2, 0, 1).contiguous()  # a softmax along a short last axis takes many times longer than one across
+            self._count(wide.max(0).indices, y)
+            self._keep(torch.softmax(wide[..., skip:], 0).permute(1, 0, 2), y[:, skip:])
+            return
         seen = goal.predict(raw.reshape(members * rows, width))
-        return seen.view(members, rows) if seen.ndim == 1 else seen.view(members, rows, -1).transpose(1, 2)
+        if goal.task == "regression":
+            self._regression((seen[:, 0] if seen.ndim == 2 else seen).view(members, rows).double(), y.double())
+            return
+        self._count(labels(goal, seen).view(members, rows), y)
+        scores = seen.view(members, rows, -1).transpose(1, 2)
+        self._keep(scores[..., skip:], y[:, skip:])
 
     def _regression(self, seen: Tensor, y: Tensor) -> None:
-        if not self.seen:
+        if self.seen == y.shape[1]:
             self.sums[:, 0] = y[:, 0]
         error, away = seen - y, y - self.sums[:, :1]
         found = (error.abs(), error.square(), away, away.square(), (away != 0).double())
         self.sums[:, 1:6] += torch.stack([each.sum(1) for each in found], 1)
 
-    def _classification(self, seen: Tensor, y: Tensor) -> None:
+    def _count(self, called: Tensor, y: Tensor) -> None:
         members, classes = len(y), len(self.goal.classes)
-        called = _called(self.goal, seen, seen.ndim == 3)
         places = torch.arange(members).unsqueeze(1) * classes
         true = y + places
         of_each = (true[called == y], (called + places).flatten(), true.flatten())
         self.sums += torch.cat([torch.bincount(each, minlength=members * classes).view(members, -1) for each in of_each], 1)
-        skip = self.from_row - self.seen
-        if skip < y.shape[1]:
-            scores = seen if seen.ndim == 3 else seen.unsqueeze(1)
-            scores = scores[:, 1:2] if self.goal.task == "binary" and scores.shape[1] > 1 else scores
-            self.kept.append((scores[..., max(0, skip) :], y[:, max(0, skip) :]))
+
+    def _keep(self, scores: Tensor, y: Tensor) -> None:
+        if y.shape[1]:
+            self.kept.append((scores[:, 1:2] if self.goal.task == "binary" and scores.shape[1] > 1 else scores, y))
 
     def columns(self) -> dict[str, Tensor]:
         """Metric to the values of the members, (R,) in double precision."""
@@ -157,7 +151,7 @@ class Tally:
         return [dict(zip(found, values, strict=True)) for values in zip(*(value.tolist() for value in found.values()), strict=True)]
 
     def _of_sums(self) -> dict[str, Tensor]:
-        _, absolute, squares, away, spread, varies, _ = self.sums.unbind(1)
+        _, absolute, squares, away, spread, varies = self.sums.unbind(1)
         total = spread - away.square() / self.seen
         return {
             "r2": torch.where(varies > 0, 1 - squares / total, math.nan),
