@@ -303,6 +303,10 @@ def _values(factor: str, given: Any) -> Values:
                 optim.parse(name)
         return chosen
     checked = tuple(number.check(v) for v in chosen)  # pyright: ignore[reportArgumentType]
+    if factor == "dropout" and len(checked) > 2:
+        even = Range(checked[0], checked[-1], step=float(f"{(checked[-1] - checked[0]) / (len(checked) - 1):.6g}"))
+        if checked[0] < checked[-1] and even.levels(len(checked)) == [float(f"{v:.6g}") for v in checked]:
+            return even  # a sampler then knows that they stand in order
     return tuple(float(f"{1 - v:.6g}") for v in checked) if factor in AVERAGES else checked
 
 
