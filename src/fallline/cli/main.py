@@ -66,7 +66,7 @@ COMMANDS = (
     Command(
         "tune",
         _CHOOSE,
-        "Search over optimizer, learning rate, batch size and more; rank the best with fresh seeds.",
+        "Search over all settings; train the best again with fresh seeds and rank them.",
         ("fallline tune digits --trials 200", "fallline tune digits --optimizers adamw,nesterov --lrs 1e-4..1 --models mlp:64,mlp:128"),
     ),
     Command("lr", _CHOOSE, "Find the range of useful learning rates in seconds.", ("fallline lr digits --optimizer rmsprop",)),

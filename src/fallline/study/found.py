@@ -19,7 +19,7 @@ from fallline.study.models import ModelLike
 from fallline.study.pairs import differences
 from fallline.study.sampling import need_optuna, rungs
 from fallline.study.search import Search, SearchPlan, Shop, Trial
-from fallline.study.space import AVERAGES, Range
+from fallline.study.space import AVERAGES, OWN, Range
 from fallline.study.trials_db import TrialsFile, held
 from fallline.training.checks import batch_rows
 
@@ -214,7 +214,7 @@ def found_text(found: Found, plan: SearchPlan) -> str:
         table.add_row(
             str(row["rank"]),
             str(row["trial"]),
-            *(factor_text(row["factors"].get(name)) for name in shown),
+            *(factor_text(row["settings" if name == "optimizer" else "factors"].get(name)) for name in shown),
             f"{value_text(row['mean'])}{spread}",
             value_text(row["test_mean"]),
             value_text(row["searched"]),
@@ -229,8 +229,8 @@ def found_text(found: Found, plan: SearchPlan) -> str:
 
 
 def varied(table: list[dict[str, Any]]) -> list[str]:
-    """The factors in which the finalists differ, and always optimizer and learning rate."""
-    names = list(dict.fromkeys(name for row in table for name in row["factors"]))
+    """The factors in which the finalists differ, and always optimizer (with options of its own) and learning rate."""
+    names = list(dict.fromkeys(name for row in table for name in row["factors"] if name not in OWN))
     return [n for n in names if n in ("optimizer", "lr") or len({str(row["factors"].get(n)) for row in table}) > 1]
 
 
