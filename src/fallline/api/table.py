@@ -91,10 +91,9 @@ class Table:
             path: of the HTML file; by default report.html in the table's folder, or in the current one.
         """
         from fallline import report
-        from fallline.report.table import table_page
 
         place = Path(path) if path is not None else (self.folder or Path()) / REPORT_FILE
-        return report.write(table_page(self.reader), place)
+        return report.write(report.table_page(self.reader), place)
 
     def __repr__(self) -> str:
         return f"<Table {self.status}: {self.headline}>"

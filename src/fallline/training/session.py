@@ -285,10 +285,10 @@ class Session:
                 self._diverged(step, judged)
             if self.patience.better(judged):
                 state.best = {name: t.detach().clone() for name, t in trained.state(self.model, self.goal.loss).items()}
+            if self.each_epoch is not None:
+                self.each_epoch(state.epoch, dict(self.last))
         if isinstance(self.schedule, schedules.Plateau):
             self.schedule.update(judged)
-        if self.each_epoch is not None:
-            self.each_epoch(state.epoch, dict(self.last))
         tally.losses.fill_(math.nan)
         tally.norms.fill_(math.nan)
         if time.monotonic() - self._saved > min(_APART, self.settings.checkpoint_seconds) or self.over:
