@@ -77,6 +77,21 @@ def test_walsh_interval_holds_what_the_signed_ranks_do_not_refuse(gaps, shift):
         assert (low <= shift <= high) == (signed_rank(d)[0] > 0.05)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.6])
+def test_many_seeds_take_the_normal_distribution(shift):
+    """Beyond 60 seeds: scipy's own normal p-values, ties and misses included; and the interval still is that of the signed ranks."""
+    rng = np.random.default_rng(19)
+    a, b = rng.integers(1, 60, 200) * 1.0 + 10 * shift, rng.integers(1, 60, 200) * 1.0
+    a[:9] = INF
+    assert rank_sum(a, b)[0] == pytest.approx(stats.mannwhitneyu(a, b, method="asymptotic").pvalue, rel=1e-9)
+    gaps = rng.normal(size=200) + shift / 2
+    assert signed_rank(gaps)[0] == pytest.approx(stats.wilcoxon(gaps, method="asymptotic", correction=True).pvalue, rel=1e-9)
+    _, low, high = walsh_interval(gaps)
+    assert signed_rank(gaps - low - 1e-9)[0] == pytest.approx(0.05, rel=0.02)
+    assert signed_rank(gaps - high + 1e-9)[0] == pytest.approx(0.05, rel=0.02)
+    assert steps_ratio(list(a), list(b), ran=([70.0] * 200, [70.0] * 200)).missed == (9, 0)
+
+
 def test_walsh_with_infinities():
     middle, low, high = walsh_interval([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, INF, INF])
     assert 0 < low <= middle < INF

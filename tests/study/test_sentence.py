@@ -123,7 +123,12 @@ def test_many_that_beat_one_or_two():
     assert said(SIXTEEN, *shown) == "the first 15 cannot be told apart at 5 seeds; all 15 beat o15 by 1.0 to 2.0 points"
     shown += [pair(x, "o14", 0.01, 0.02) for x in SIXTEEN[:14]]
     assert said(SIXTEEN, *shown) == (
-        "the first 14 cannot be told apart at 5 seeds; all 14 beat o14 and o15 by 1.0 to 2.0 points; o14 and o15 cannot be told apart at 5 seeds"
+        "in this order, each beats all that follow: the first 14, then o14 (1.0 to 2.0 points behind), then o15 (1.0 to 2.0 points "
+        "behind); the first 14 cannot be told apart at 5 seeds"
+    )
+    assert said(SIXTEEN, *[pair(x, y, 0.01, 0.02) for x in SIXTEEN[:14] for y in ("o14", "o15")]) == (
+        "the first 14 cannot be told apart at 5 seeds; all 14 beat o14 and o15 by 1.0 to 2.0 points; "
+        "o14 and o15 cannot be told apart at 5 seeds"
     )
 
 

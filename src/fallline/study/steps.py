@@ -6,9 +6,10 @@
 
 A run that missed the target took infinitely many steps: it is never left out, and never put in at the last step that was tried. Ranks need
 no distance, so d = ∞ is simply the largest; the chances of the rank sum are exact (all 2ⁿ signs, counted by convolution, ties by middle
-ranks; two runs that both missed are alike, d = 0, and say nothing). Five signed ranks can never fall below p = 2/2⁵ = 0.06; therefore
-Wilcoxon's rank sum of all 2n runs, which takes no heed of the pairs, is tested as well (2/C(10, 5) = 0.008), exactly, and the smaller
-p-value is doubled for having looked twice. It holds its level for pairs that share a seed: what they share can only bring them together.
+ranks; two runs that both missed are alike, d = 0, and say nothing), beyond 60 seeds those of the normal distribution. Five signed ranks
+can never fall below p = 2/2⁵ = 0.06; therefore Wilcoxon's rank sum of all 2n runs, which takes no heed of the pairs, is tested as well
+(2/C(10, 5) = 0.008), and the smaller p-value is doubled for having looked twice. It holds its level for pairs that share a seed: what
+they share can only bring them together.
 A run that was given up after `ran` steps needs more than these, at most infinitely many; the interval holds for all that lies between.
 
 Steps are read at moments of judgement, `every` steps apart. Then two runs may agree by luck; the deviation of d is never taken as smaller
@@ -24,12 +25,15 @@ the median which are valid under very general conditions", Annals of Mathematica
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
 from fallline._core.errors import must
 from fallline.study.statistics import paired
+
+EXACT = 60  # seeds up to which the chances of rank sums are counted one by one
 
 
 class Ratio(NamedTuple):
@@ -118,8 +122,10 @@ def signed_rank(gaps: Sequence[float] | np.ndarray) -> tuple[float, float]:
     if len(d) == 0:
         return 1.0, 0.0
     doubled = _doubled_ranks(np.abs(d))
-    chances = _rank_sums(doubled)
     found, total = int(doubled[d > 0].sum()), int(doubled.sum())
+    if len(d) > EXACT:
+        return _normal_p(found - total / 2, float((doubled.astype(float) ** 2).sum()) / 4), (found - total / 2) / 2
+    chances = _rank_sums(doubled)
     return min(1.0, 2 * float(chances[: min(found, total - found) + 1].sum())), (found - total / 2) / 2
 
 
@@ -132,6 +138,9 @@ def rank_sum(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -
     n, m = len(a), len(b)
     doubled = _doubled_ranks(np.concatenate([np.asarray(a, float), np.asarray(b, float)]))
     total = int(doubled.sum())
+    if max(n, m) > EXACT:
+        lean = float(doubled[:n].sum()) - total * n / (n + m)
+        return _normal_p(lean, n * m / (n + m) * float(np.var(doubled, ddof=1))), lean / 2
     ways = np.zeros((n + 1, total + 1))  # of choosing so many runs with that sum of ranks
     ways[0, 0] = 1.0
     for rank in doubled:
@@ -154,7 +163,7 @@ def walsh_interval(gaps: Sequence[float] | np.ndarray, level: float = 0.95) -> t
     opposite = np.isinf(d[one]) & np.isinf(d[two]) & (d[one] != d[two])  # ∞ and −∞: their middle may be anything
     sums = np.where(opposite, 0.0, np.where(opposite, 0.0, d[one]) / 2 + np.where(opposite, 0.0, d[two]) / 2)
     below, above = np.sort(np.where(opposite, -math.inf, sums)), np.sort(np.where(opposite, math.inf, sums))
-    cut = int(np.searchsorted(np.cumsum(_rank_sums(np.arange(1, n + 1))), (1 - level) / 2 * (1 + 1e-12), side="right"))
+    cut = _cut(n, (1 - level) / 2)
     middle = _middle(np.sort(sums))
     if cut == 0:
         return middle, -math.inf, math.inf
@@ -206,6 +215,20 @@ def _rank_sums(ranks: np.ndarray) -> np.ndarray:
         moved[rank:] = chances[: len(chances) - rank]
         chances = (chances + moved) / 2
     return chances
+
+
+def _cut(n: int, tail: float) -> int:
+    """How many of the lowest sums of n signed ranks have at most the chance `tail` together."""
+    if n > EXACT:
+        return int(n * (n + 1) / 4 - NormalDist().inv_cdf(1 - tail) * math.sqrt(n * (n + 1) * (2 * n + 1) / 24))
+    return int(np.searchsorted(np.cumsum(_rank_sums(np.arange(1, n + 1))), tail * (1 + 1e-12), side="right"))
+
+
+def _normal_p(lean: float, variance: float) -> float:
+    """Two-sided p-value of a doubled rank sum that leans so far from its mean; a step of such a sum is 2, half of it is allowed for."""
+    if variance <= 0:
+        return 1.0
+    return min(1.0, 2 * NormalDist().cdf(-max(abs(lean) - 1.0, 0.0) / math.sqrt(variance)))
 
 
 def _middle(ordered: np.ndarray) -> float:
