@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fallline._core.errors import FalllineError
+from fallline.population.noise import Unstackable
 from fallline.population.stack import Stack
 
 
@@ -103,3 +104,10 @@ def test_models_are_left_alone_and_one_may_be_given_often():
 def test_models_of_two_shapes_are_refused_by_name():
     with pytest.raises(FalllineError, match=r"'weight' is .* in member 1"):
         Stack([nn.Linear(3, 2), nn.Linear(3, 4)])
+
+
+def test_a_model_that_cannot_be_copied_is_refused_in_words():
+    model = nn.Linear(3, 2)
+    model.twice = model.weight * 2  # part of a graph
+    with pytest.raises(Unstackable, match="the model cannot be copied"):
+        Stack([model])

@@ -29,6 +29,11 @@ class Unstackable(Exception):
     """Something that members cannot do together; carries the reason."""
 
 
+def first_line(error: Exception) -> str:
+    """The beginning of an error's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
 class Call(NamedTuple):
     """A call of dropout in a model: shape and strides of its noise for one member, the share that is dropped, the type."""
 

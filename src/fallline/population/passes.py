@@ -15,8 +15,8 @@ from torch import Tensor
 from fallline.population.dense import Dense
 from fallline.population.layers import Layers
 from fallline.population.mapped import Mapped
-from fallline.population.noise import Call, Noise, Unstackable
-from fallline.population.probe import first_line, probe, refuse_hooks, undisturbed
+from fallline.population.noise import Call, Noise, Unstackable, first_line
+from fallline.population.probe import probe, refuse_hooks, undisturbed
 from fallline.population.stack import Stack
 from fallline.training.dense import plain_layers
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fallline.population.noise import Call, Dropouts, Unstackable
+from fallline.population.noise import Call, Dropouts, Unstackable, first_line
 from fallline.training.dense import HOOKS
 
 _ROUNDED = {
@@ -140,8 +140,3 @@ def _attributes(model: nn.Module) -> dict[str, object]:
 
 
 _TORCHS = {*vars(nn.Module()), "_flat_weights"}
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fallline._core.errors import FalllineError
+from fallline.population.noise import Unstackable, first_line
 
 
 class Stack:
@@ -23,6 +24,7 @@ class Stack:
 
     Raises:
         FalllineError: models whose parameters or buffers differ in name, shape or dtype.
+        Unstackable: a model that cannot be copied.
 
     >>> stack = Stack([nn.Linear(3, 2), nn.Linear(3, 2)])
     >>> stack.values["weight"].shape, len(stack)
@@ -39,7 +41,10 @@ class Stack:
                     f"members of a population have models of one shape, but '{name}' is {here.get(name, 'absent')} in member {place} "
                     f"and {first.get(name, 'absent')} in member 0."
                 )
-        self.template = copy.deepcopy(models[0]).to(device)
+        try:
+            self.template = copy.deepcopy(models[0]).to(device)
+        except Exception as error:  # a copy asks whatever the module holds
+            raise Unstackable(f"the model cannot be copied ({first_line(error)})") from error
         for p in self.template.parameters():
             p.grad = None
         named = [dict(model.named_parameters()) for model in models]
