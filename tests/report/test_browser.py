@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fallline import report
-from tests.report import made
+from tests.report import made, made_study
 
 BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium here")]
@@ -32,9 +32,10 @@ def _open(html: str, folder: Path) -> tuple[str, str]:
         lambda: report.run_page(made.run_record(classes=[made.EVIL, "<img src=x onerror=alert(1)>"])),
         lambda: report.run_page(made.regression_record()),
         lambda: report.study_page(made.study_record()),
+        lambda: report.study_page(made_study.wide_record()),
         lambda: report.page("Words only", "<p>x</p>"),
     ],
-    ids=["run", "regression", "study", "no charts"],
+    ids=["run", "regression", "study", "wide study", "no charts"],
 )
 def test_a_browser_draws_every_chart_and_complains_of_nothing(html, tmp_path: Path) -> None:
     whole = html()
@@ -51,10 +52,11 @@ const wait = setInterval(() => {
   if (document.documentElement.dataset.ready !== "yes") return;
   clearInterval(wait);
   const one = (s) => document.querySelector(s), every = (s) => [...document.querySelectorAll(s)];
-  const hidden = () => every(".chart").map((c) => c.data.filter((t) => t.visible === false && t.meta === "adam").length);
-  const others = () => every(".chart").map((c) => c.data.filter((t) => t.visible === false && t.meta !== "adam").length);
-  const key = one(".key[data-series=adam]"), told = {};
-  key.click(); told.off = hidden(); told.pressed = every(".key[data-series=adam]").map((k) => k.getAttribute("aria-pressed"));
+  const switched = "#curves .chart, #search .chart";
+  const hidden = () => every(switched).map((c) => c.data.filter((t) => t.visible === false && t.meta === "adam").length);
+  const others = () => every(switched).map((c) => c.data.filter((t) => t.visible === false && t.meta !== "adam").length);
+  const key = one("#curves .key[data-series=adam]"), told = {};
+  key.click(); told.off = hidden(); told.pressed = every(".key[data-scope=all][data-series=adam]").map((k) => k.getAttribute("aria-pressed"));
   key.click(); told.on = hidden();
   key.dispatchEvent(new MouseEvent("dblclick")); told.alone = [hidden(), others()];
   key.dispatchEvent(new MouseEvent("dblclick")); told.all = others();

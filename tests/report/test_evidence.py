@@ -45,5 +45,5 @@ def test_a_comparison_has_a_page_and_a_picture(tmp_path: Path) -> None:
     html = study.report().read_text()
     for row in study.table:
         assert f"{100 * row['mean']:.2f}" in html
-    assert "Learning-rate search" in html
+    assert "Validation loss against learning rate" in html
     assert report.still(study.reader, tmp_path / "s.png", dpi=50).stat().st_size > 5000

@@ -15,7 +15,7 @@ from fallline.report.figures.loss import loss_curves
 from fallline.report.figures.members import members
 from fallline.report.figures.metrics import metric_curves
 from fallline.report.figures.residuals import pairs, predicted_against_true, quantile, residual_bars
-from fallline.report.figures.search import search_curves
+from fallline.report.figures.sensitivity import sensitivity
 from fallline.report.figures.shapes import ending, thin
 from fallline.report.figures.steps import step_curve
 from tests.report import made
@@ -68,10 +68,10 @@ def test_nothing_recorded_gives_no_figure() -> None:
     assert loss_curves(empty) is None
     assert metric_curves(empty) == []
     assert step_curve(empty, "lr") is None
-    assert study_curves(empty, "loss", "train") is None
+    assert study_curves(empty, "loss", "train") == []
     assert ranking(empty) is None
-    assert search_curves(empty) is None
-    assert against_time(empty) is None
+    assert sensitivity(empty) == {}
+    assert against_time(empty) == []
 
 
 def test_thinning_keeps_the_mean_and_the_last_place() -> None:
@@ -111,16 +111,14 @@ def test_a_band_is_mean_lowest_and_highest_of_the_seeds() -> None:
 
 
 def test_one_seed_has_no_band_and_the_note_says_so() -> None:
-    found = study_curves(made.study_record(seeds=1, lost=None), "loss", "validation")
-    assert found is not None
+    (found,) = study_curves(made.study_record(seeds=1, lost=None), "loss", "validation")
     assert all(line.low is None for line in found.lines)
     assert "One seed only" in found.note
 
 
 def test_a_lost_seed_is_marked_and_the_mean_goes_on_with_the_rest() -> None:
     reader = made.study_record(("adam", "adadelta"), seeds=3, epochs=10)
-    found = study_curves(reader, "loss", "validation")
-    assert found is not None
+    (found,) = study_curves(reader, "loss", "validation")
     (mark,) = found.marks
     assert (mark.series, mark.kind, mark.x) == ("adadelta", "end", 5)
     line = next(li for li in found.lines if li.series == "adadelta")
@@ -147,12 +145,11 @@ def test_batch_sizes_tell_series_apart() -> None:
     rows = [{"optimizer": "adam", "batch_size": b, "lr": 0.01, "mean": 1.0, "metric": "loss"} for b in (128, 32)]
     w.info.update(result={"table": rows, "search": search})
     reader = record.Reader(w)
-    found = study_curves(reader, "loss", "train")
-    assert found is not None
+    (found,) = study_curves(reader, "loss", "train")
     assert [(line.name, line.y) for line in found.lines] == [("adam, batch 128", [128.5]), ("adam, batch 32", [32.5])]
-    curves = search_curves(reader)
-    assert curves is not None
-    assert {(m.series, m.x, m.y) for m in curves.marks} == {("adam, batch 32", 0.01, 1.0), ("adam, batch 128", 0.01, 3.0)}
+    (curves,) = sensitivity(reader)["loss"]
+    chosen = {(m.series, m.x, m.y) for m in curves.marks if m.kind == "chosen"}
+    assert chosen == {("adam, batch 32", 0.01, 1.0), ("adam, batch 128", 0.01, 3.0)}
 
 
 def test_the_ranking_shows_the_values_of_the_table() -> None:
@@ -179,10 +176,10 @@ def test_without_values_the_ranking_takes_the_best_of_each_curve() -> None:
 
 
 def test_the_search_marks_what_was_chosen_and_names_the_edge() -> None:
-    found = search_curves(made.study_record())
-    assert found is not None
-    assert len(found.marks) == len(made.OPTIMIZERS)
-    assert all(m.y == 0.1 for m in found.marks)
+    (found,) = sensitivity(made.study_record())["loss"]
+    chosen = [m for m in found.marks if m.kind == "chosen"]
+    assert len(chosen) == len(made.OPTIMIZERS)
+    assert all(m.y == 0.1 for m in chosen)
     assert "adadelta" in found.says
     sgd = next(line for line in found.lines if line.name == "sgd")
     assert sgd.x == sorted(sgd.x)
@@ -191,16 +188,14 @@ def test_the_search_marks_what_was_chosen_and_names_the_edge() -> None:
 def test_a_search_whose_trial_diverged_has_a_gap() -> None:
     w = record.Writer(None, kind="study")
     w.info.update(result={"search": {"adam": [[1.0, None], [0.1, 0.4]]}})
-    found = search_curves(record.Reader(w))
-    assert found is not None
+    (found,) = sensitivity(record.Reader(w))["loss"]
     assert math.isnan(found.lines[0].y[-1])
-    assert "diverged" in found.table.rows[0][2]
+    assert "diverged" in found.table.rows[0][1]
 
 
 def test_time_is_the_mean_over_seeds_and_never_goes_back() -> None:
     reader = made.study_record()
-    found = against_time(reader)
-    assert found is not None
+    (found,) = against_time(reader)
     adam = next(line for line in found.lines if line.name == "adam")
     runs = [reader.series("accuracy", "validation", m.run) for m in members(reader)["adam"]]
     assert adam.x == pytest.approx(np.mean([r.seconds for r in runs], axis=0))

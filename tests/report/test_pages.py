@@ -17,8 +17,8 @@ from fallline._core.errors import FalllineError
 from fallline.report import run as run_module
 from fallline.report import study as study_module
 from fallline.report.page import json_in_script, plotly_packed
-from fallline.report.study import difference_text
-from tests.report import made
+from fallline.report.standing import difference_text
+from tests.report import made, made_study
 
 
 class Page(HTMLParser):
@@ -56,9 +56,16 @@ class Page(HTMLParser):
 
     @property
     def charts(self) -> dict[str, Any]:
-        return next((json.loads(text) for attrs, text in self.scripts if attrs.get("id") == "charts"), {})
+        return next((json.loads(unpacked(text)) for attrs, text in self.scripts if attrs.get("id") == "charts"), {})
 
 
+def unpacked(text: str) -> str:
+    """JSON as a page holds it: plain, or packed where it is large."""
+    text = text.strip()
+    return text if text.startswith("{") else gzip.decompress(base64.b85decode(text.translate(str.maketrans(",.:", "<>&")))).decode()
+
+
+WIDE = made_study.wide_record()
 PAGES = {
     "run": lambda: report.run_page(made.run_record()),
     "diverged": lambda: report.run_page(made.run_record(diverged=True, status="diverged")),
@@ -66,6 +73,7 @@ PAGES = {
     "one epoch": lambda: report.run_page(made.run_record(epochs=1)),
     "study": lambda: report.study_page(made.study_record()),
     "one seed": lambda: report.study_page(made.study_record(seeds=1, epochs=1, lost=None)),
+    "wide study": lambda: report.study_page(WIDE),
     "empty run": lambda: report.run_page(record.Reader(record.Writer(None))),
     "empty study": lambda: report.study_page(record.Reader(record.Writer(None, kind="study"))),
 }

@@ -11,7 +11,7 @@ from fallline.report import run as run_module
 from fallline.report import study as study_module
 from fallline.report.draw import matplotlib_
 from fallline.report.figures.shapes import Curves
-from tests.report import made
+from tests.report import made, made_study
 
 
 def _axes():
@@ -21,7 +21,7 @@ def _axes():
 
 
 def test_a_still_picture_draws_the_same_numbers() -> None:
-    for figure in study_module.figures(made.study_record())["curves"]:
+    for figure in (f for found in study_module.figures(made.study_record())["curves"].values() for f in found):
         assert isinstance(figure, Curves)
         with matplotlib_.style():
             ax = matplotlib_.draw(figure, _axes())
@@ -32,19 +32,19 @@ def test_a_still_picture_draws_the_same_numbers() -> None:
 
 
 def test_every_figure_can_be_drawn_still() -> None:
-    groups = [
-        run_module.figures(made.run_record()),
-        run_module.figures(made.regression_record()),
-        study_module.figures(made.study_record()),
-    ]
+    of_runs = [run_module.figures(made.run_record()), run_module.figures(made.regression_record())]
+    figures = [f for group in of_runs for found in group.values() for f in found]
+    for found in map(study_module.figures, (made.study_record(), made_study.wide_record())):
+        figures += [*found["first"], *found["matrix"], *found["steps"]]
+        figures += [f for part in (found["curves"], found["rates"]) for measure in part.values() for f in measure]
     kinds = set()
-    for figure in (f for group in groups for found in group.values() for f in found):
+    for figure in figures:
         with matplotlib_.style():
             ax = matplotlib_.draw(figure, _axes())
             ax.figure.savefig(io.BytesIO())
         assert ax.get_title(loc="left") == figure.title
         kinds.add(type(figure).__name__)
-    assert kinds == {"Curves", "Intervals", "Scatter", "Grid", "Bars"}
+    assert kinds == {"Curves", "Intervals", "Scatter", "Grid", "Bars", "Matrix"}
 
 
 @pytest.mark.parametrize("make", [made.run_record, made.study_record, made.regression_record])

@@ -9,7 +9,7 @@ from fallline.report.about import first
 from fallline.report.figures.intervals import main_metric
 from fallline.report.figures.members import rows
 from fallline.report.figures.shapes import numbers
-from fallline.report.figures.source import Source, dig
+from fallline.report.figures.source import Source, dicts, dig
 from fallline.report.words import count, label, listed, number, seconds
 
 LONGEST = 3000
@@ -28,8 +28,8 @@ class Known(NamedTuple):
 def known(info: Any) -> Known:
     """The sentence of run.json's `result.headline`, taken apart.
 
-    >>> known({"result": {"headline": "adam beats sgd by 3.1 to 4.0 points. Steps: sgd needs more (validation accuracy, paired by seed)"}})
-    Known(shown=['adam beats sgd by 3.1 to 4.0 points.', 'Steps: sgd needs more.'], rests='Validation accuracy, paired by seed.', more=[])
+    >>> known({"result": {"headline": "in this order: adam, then sgd. Steps: sgd needs more (validation accuracy, paired by seed)"}})
+    Known(shown=['In this order: adam, then sgd.', 'Steps: sgd needs more.'], rests='Validation accuracy, paired by seed.', more=[])
     """
     text = dig(info, "result", "headline", default="")
     if not isinstance(text, str) or not text.strip():
@@ -46,6 +46,9 @@ def known(info: Any) -> Known:
     whole = max((n for n in range(len(more) + 1) if sum(map(len, more[:n])) <= LONGEST), default=0)
     if whole < len(more):
         more = [*more[:whole], f"… and {len(more) - whole} more; run.json holds the whole sentence."]
+    names = [str(row.get("cell") or row.get("optimizer")) for row in dicts(info, "result", "table")]
+    if not any(lines[0].startswith(name) for name in names):
+        lines[0] = f"{lines[0][:1].upper()}{lines[0][1:]}"
     return Known(lines, _whole(rests), more)
 
 

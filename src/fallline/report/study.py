@@ -27,7 +27,7 @@ _BAND = (
     "The band of learning rates whose loss stays within a tenth of the way from the best trial back to the start, read between the trials "
     "on a logarithmic scale. The wider it is, the less an optimizer minds which rate it is given."
 )
-LARGEST = 2_000_000  # bytes; a page that would be larger leaves out what is folded
+LARGEST = 2 * 1024**2  # bytes; a page that would be larger leaves out what is folded
 SHOWN = 6  # series that are drawn at first; the legend brings the others
 
 
@@ -65,13 +65,8 @@ def _page(reader: Source, *, folded: bool) -> str:
     target = [panel(f, charts, wide=True, tokens=tokens) for f in found["steps"]]
     split = max((len(group_) for group_ in found["curves"].values()), default=0) > 1
     curves, groups = _parted(found["curves"], charts, tokens, split=split, titles=_titles(reader))
-    search, search_groups = _parted(
-        found["rates"],
-        charts,
-        tokens,
-        split=split,
-        titles={"loss": "Validation loss", "metric": f"Validation {label(main_metric(reader)[1])}"},
-    )
+    names = {"loss": "Validation loss", "metric": f"Validation {label(main_metric(reader)[1])}"}
+    search, search_groups = _parted(found["rates"], charts, tokens, split=split, titles=names)
     columns, ranks, aside = ranking_table(reader, tokens)
     checked = told.findings(info)
     pairs = matrix(reader)

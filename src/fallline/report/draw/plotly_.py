@@ -272,7 +272,7 @@ def _intervals(f: Intervals, tokens: Mapping[str, str]) -> Spec:
         more["shapes"] = [
             {"type": "line", "x0": f.line, "x1": f.line, "yref": "paper", "y0": 0, "y1": 1, "line": {"color": "@faint", "width": 1.2}}
         ]
-    return {"data": data, "layout": _layout(x, y, **more), "height": (28 if many else 44) * len(names) + 70}
+    return {"data": data, "layout": _layout(x, y, **more), "height": (28 if many else 44) * len(names) + 70, "names": True}
 
 
 def interval_range(f: Intervals) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from fallline import record
 from fallline.report.figures.intervals import main_metric
 from fallline.report.figures.members import cells, ranked
 from fallline.report.figures.shapes import Entry, Matrix, Table, numbers
-from fallline.report.figures.source import Source, dig
+from fallline.report.figures.source import Source, dicts
 from fallline.report.words import count, is_percent, label, number
 
 MOST = 12
@@ -20,7 +20,7 @@ LEVEL = 0.05
 
 def matrix(reader: Source) -> Matrix | None:
     """The differences among the best twelve ranked cells; None without pairs that were compared."""
-    pairs = [p for p in dig(reader.info, "result", "differences", default=[]) or [] if isinstance(p, dict)]
+    pairs = dicts(reader.info, "result", "differences")
     _, key = main_metric(reader)
     held_ = [cell for cell in cells(reader) if ranked(cell.row)]
     every = [cell.name for cell in held_]
@@ -65,14 +65,16 @@ def _entry(held: dict[tuple[str, str], dict[str, Any]], a: str, b: str, key: str
     if pair is None:
         return None
     gap, low, high, p = _numbers(pair, turned=turned)
-    words = f"p {p:.2g}, {count(numbers([pair.get('n')])[0] if pair.get('n') else 0, 'seed')}"
+    n = numbers([pair.get("n")])[0]
+    words = f"p {p:.2g}" + (f", {count(n, 'seed')}" if math.isfinite(n) else "")
     lean = 0.0
     text = signed(key, gap)
     if shown(pair):
         better = (gap < 0) == (record.key(key).better == "lower")
         lean = max(0.15, min(1.0, abs(gap) / most)) * (1 if better else -1) if math.isfinite(gap) else 0.0
         if pair.get("by") == "diverged":
-            lost = numbers(pair.get("diverged") or [0, 0])
+            told = pair.get("diverged")
+            lost = numbers(told) if isinstance(told, list) and len(told) == 2 else [0.0, 0.0]
             more = (lost[0] > lost[1]) != turned
             lean, text = (-1.0 if more else 1.0), "diverges more" if more else "diverges less"
     small = f"{signed(key, low)} to {signed(key, high)}" if math.isfinite(low) and math.isfinite(high) else ""

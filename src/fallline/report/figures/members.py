@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from fallline.report.figures.shapes import numbers
-from fallline.report.figures.source import Source, dig
+from fallline.report.figures.source import Source, dicts, dig
 from fallline.report.words import number
 
 MOST_FACETS = 8
@@ -162,8 +162,7 @@ def _belongs(member: Member, row: dict[str, Any]) -> bool:
 
 def rows(reader: Source) -> list[dict[str, Any]]:
     """The rows of the study's table, ranked; empty where there is none."""
-    table = dig(reader.info, "result", "table", default=[])
-    return [dict(row) for row in table if isinstance(row, dict)] if isinstance(table, list) else []
+    return dicts(reader.info, "result", "table")
 
 
 def row_names(table: list[dict[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ from fallline import record
 from fallline.report.figures.intervals import main_metric
 from fallline.report.figures.members import cells, members, ranked
 from fallline.report.figures.shapes import Curves, Line, Table, numbers
-from fallline.report.figures.source import Source, dig, points
+from fallline.report.figures.source import Source, dicts, dig, points
 from fallline.report.words import count, listed, number
 
 FEWEST = 3  # problems
@@ -19,10 +19,10 @@ FEWEST = 3  # problems
 def profiles(reader: Source) -> list[dict[str, Any]]:
     """The profiles of a study as `study.profiles.profiles` gives them, sound ones only; [] with too few optimizers or problems."""
     given = dig(reader.info, "result", "profiles")
-    found = given if isinstance(given, list) else _counted(reader) if given is None else []
+    found = _counted(reader) if given is None else dicts(reader.info, "result", "profiles")
     kept = []
     for item in found:
-        if not isinstance(item, dict) or not isinstance(item.get("tau"), list) or not isinstance(item.get("rho"), list):
+        if not isinstance(item.get("tau"), list) or not isinstance(item.get("rho"), list):
             continue
         tau, rho = numbers(item["tau"]), numbers(item["rho"])
         if tau and len(tau) == len(rho) and all(map(math.isfinite, [*tau, *rho])) and numbers([item.get("problems")])[0] >= FEWEST:

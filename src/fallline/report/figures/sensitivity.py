@@ -179,19 +179,11 @@ def _figure(found: list[Trials], key: str, facet: str) -> Curves:
     floor = min(finite, default=0.0)
     marks: list[Mark] = []
     for place, (t, line) in enumerate(zip(found, lines, strict=True), start=1):
-        bad = (
-            ceiling * 1.08**place
-            if lower and ceiling > 0
-            else ceiling + 0.05 * place
-            if lower
-            else floor - 0.04 * place * (ceiling - floor)
-        )
+        bad = _beyond(ceiling if lower else floor, place, ceiling - floor, up=lower)
         marks += _marks(t, line, bad)
     says = _says(found)
-    note = (
-        "Dot: the rate that was chosen. Triangle: a trial that diverged, whatever its height; filled: the edge, from which on every trial"
-    )
-    note += " diverged or ended above its start."
+    note = "Dot: the rate that was chosen. Triangle: a trial that diverged, whatever its height; filled: the edge, from which on every"
+    note += " trial diverged or ended above its start."
     if key == "loss" and any(v > ceiling for t in found for v in t.loss):
         note += f" Losses above {number(ceiling)} are drawn there."
     said = "Validation loss" if key == "loss" else f"Validation {label(key)}"
@@ -215,6 +207,13 @@ def _figure(found: list[Trials], key: str, facet: str) -> Curves:
         can_log=key == "loss" and bool(finite) and min(finite) > 0,
         percent=is_percent(key),
     )
+
+
+def _beyond(end: float, place: int, span: float, *, up: bool) -> float:
+    """Where the diverged trials of the n-th line stand: beyond what was measured, one line's a little farther than another's."""
+    if up and end > 0:
+        return end * 1.08**place
+    return end + (1 if up else -1) * 0.04 * place * (span or 1.0)
 
 
 def _ceiling(found: list[Trials], finite: list[float]) -> float:
@@ -272,11 +271,9 @@ def bands(reader: Source) -> Table | None:
         return None
     several = any(len(group) > 1 for group in held.values())
     made = [_several(name, group) if several else _one(*group[0]) for name, group in held.items()]
-    heads = (
-        ["cells", "useful band, middle", "narrowest to widest", "chosen"]
-        if several
-        else ["chosen", "useful band", "from … to", "edge", "trials"]
-    )
+    heads = ["chosen", "useful band", "from … to", "edge", "trials"]
+    if several:
+        heads = ["cells", "useful band, middle", "narrowest to widest", "chosen"]
     return Table(["optimizer" if several else "cell", *heads], [row for _, row in sorted(made, key=lambda m: -m[0])])
 
 

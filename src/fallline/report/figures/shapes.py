@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """One point worth a word. `kind`: "best" (ring), "end" (cross: it stopped here), "chosen" (dot), "edge" (triangle), "lost" (open triangle)."""
+    """One point worth a word. `kind`: "best" (ring), "end" (cross: it ended), "chosen" (dot), "lost" (open triangle), "edge" (filled)."""
 
     x: float
     y: float

@@ -70,6 +70,16 @@ def dig(tree: Any, *path: str, default: Any = None) -> Any:
     return default if tree is None else tree
 
 
+def dicts(tree: Any, *path: str) -> list[dict[str, Any]]:
+    """The mappings in the list at `path`; [] where there is no list.
+
+    >>> dicts({"a": [{"b": 1}, 3]}, "a"), dicts({"a": 3}, "a")
+    ([{'b': 1}], [])
+    """
+    found = dig(tree, *path)
+    return [dict(item) for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+
+
 def run_name(reader: Source) -> str:
     """The name of the only run of a record ("" unless the writer named it)."""
     try:

@@ -11,7 +11,7 @@ from typing import Any
 from fallline.report.figures.intervals import MOST, main_metric
 from fallline.report.figures.members import Cell, cells, ranked
 from fallline.report.figures.shapes import Interval, Intervals, Table, numbers
-from fallline.report.figures.source import Source, dig
+from fallline.report.figures.source import Source, dicts, dig
 from fallline.report.words import count, label, listed, metric, number
 
 LEVEL = 0.05
@@ -117,7 +117,7 @@ def _wide(values: list[float]) -> bool:
 
 def steps_ratios(reader: Source) -> Intervals | None:
     """How many times as many steps each ranked cell needs as the quickest; None where no pairs were compared."""
-    pairs = [p for p in dig(reader.info, "result", "differences", default=[]) or [] if isinstance(p, dict)]
+    pairs = dicts(reader.info, "result", "differences")
     known = [(cell, steps) for cell in cells(reader) if ranked(cell.row) and (steps := _steps(cell.row)) is not None]
     if len(known) < 2 or not any(numbers([p.get("ratio_p")])[0] >= 0 for p in pairs):
         return None

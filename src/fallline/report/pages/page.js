@@ -58,6 +58,11 @@
       const on = place.dataset.log === "on", span = spec.range ? spec.range[on ? "log" : "linear"] : on ? null : range;
       layout.yaxis = { ...rest, type: on ? "log" : "linear", ...(span ? { range: span } : {}), ...(on ? spec.log : {}) };
     }
+    if (spec.names && place.clientWidth < 560) { // no room beside the rows: their names stand above them
+      Object.assign(layout.yaxis, { ticklabelposition: "inside top", automargin: false });
+      layout.margin.l = 4;
+      layout.height = 1.2 * spec.height;
+    }
     drawn.add(place);
     return Plotly.react(place, data, layout, config);
   };
