@@ -142,8 +142,8 @@ def compare(
         seeds: how many, or a list. One seed gives no interval.
         epochs: of every training, also of the search.
         out: folder of the study; None keeps it in memory.
-        target: the validation metric that steps are counted to; "auto": what the middle run of three in
-            four optimizers reaches.
+        target: the validation metric that steps are counted to; "auto": what every run of three in
+            four cells reaches.
         metric: that ranks, on validation rows; "auto": accuracy, or R2.
         loss: name, "auto", `Loss`, or one of your own: any function or module of (input, target).
         losses: a further factor, in the place of `loss`: ["mse", "huber"].
