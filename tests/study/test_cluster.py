@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -49,6 +50,13 @@ def ray():
     """A cluster of two workers for this file; started by the first test that trains on it."""
     with Ray("local", workers=2, threads=1) as runner:
         yield runner
+
+
+@pytest.fixture
+def short():
+    """A folder with a short name: Ray's sockets lie in it, whose names have 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="fl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
 
 
 class _Threes(dict):
@@ -168,6 +176,39 @@ def test_where_nobody_listens(data, address):
         with pytest.raises(FalllineError, match=f"no connection to the Ray cluster '{address}'"):
             trained(Ray(address), population(data), jobs())
         assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_where_somebody_else_listens(data, answer, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT", 0.5)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        threading.Thread(target=answer_with, args=(other, answer), daemon=True).start()
+        with pytest.raises(FalllineError, match=r"no connection to the Ray cluster .*(timed out|no Ray cluster)"):
+            trained(Ray(f"127.0.0.1:{other.getsockname()[1]}"), population(data), jobs())
+
+
+def answer_with(server, answer):
+    line, _ = server.accept()
+    with line:
+        line.sendall(answer)
+        line.recv(1000)
+        if not answer:
+            time.sleep(2)
+
+
+def test_a_cluster_of_yesterday(data, monkeypatch, short):
+    """Ray keeps the address of a cluster that was killed, and would wait for it."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", short)
+    folder = Path(short) / "ray"
+    folder.mkdir()
+    with pytest.raises(FalllineError, match="no Ray cluster runs on this machine"):
+        trained(Ray("auto"), population(data), jobs())
+    (folder / "ray_current_cluster").write_text("127.0.0.1:9")
+    with pytest.raises(FalllineError, match="no connection to the Ray cluster 'auto': Connection refused"):
+        trained(Ray("auto"), population(data), jobs())
 
 
 def test_without_the_package(data, monkeypatch):
@@ -366,7 +407,7 @@ def test_a_stop_leaves_nothing_behind(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_runs_is_joined_and_left(data, tmp_path):
+def test_a_cluster_that_runs_is_joined_and_left(data, tmp_path, short):
     """In processes of their own: Ray's client keeps threads for the life of a process."""
     ports = []
     with contextlib.ExitStack() as stack:
@@ -377,7 +418,7 @@ def test_a_cluster_that_runs_is_joined_and_left(data, tmp_path):
     gcs, client = ports
     words = f"--head --block --port={gcs} --ray-client-server-port={client} --num-cpus=2 --include-dashboard=false --disable-usage-stats"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words.split(), "--node-ip-address=127.0.0.1"]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": short}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as head:
         try:
             wait_for(client)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _RETRIES = 5  # of a block whose worker died
 _WAIT = 0.2  # seconds between two questions whether to stop
 _CONNECT = 5.0  # seconds until a cluster must have answered
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # RFC 9113, section 3.4, and empty settings
 _STORE = 256 << 20  # bytes of shared memory of a cluster of our own, at least
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _LEFT = ("RAY_AUTH_MODE", "RAY_CLIENT_MODE")  # what Ray leaves in the environment
@@ -169,7 +170,7 @@ class _Link:
             ) from error
 
     def _join(self, address: str) -> None:
-        where = _place_of(address)
+        where = _place_of(_named() if address == "auto" else address)
         if where is not None:
             _probe(address, *where)
         try:
@@ -425,10 +426,24 @@ def _place_of(address: str) -> tuple[str, int] | None:
     return (host.strip("[]"), int(port)) if host and port.isdigit() and int(port) < 65536 else None
 
 
-def _probe(address: str, host: str, port: int) -> None:
-    """Ask whether anybody listens, before Ray waits for it."""
+def _named() -> str:
+    """The address that Ray means by "auto": of the cluster that was last started on this machine, though it may run no more."""
+    from ray._private.services import canonicalize_bootstrap_address
+
     try:
-        socket.create_connection((host, port), timeout=_CONNECT).close()
+        return canonicalize_bootstrap_address("auto") or ""
+    except ConnectionError:
+        raise FalllineError("no Ray cluster runs on this machine; start one with `ray start --head`, or leave the address out.") from None
+
+
+def _probe(address: str, host: str, port: int) -> None:
+    """Ask whether a server of Ray's kind (gRPC over HTTP/2) is there: Ray itself would wait for one, for minutes."""
+    try:
+        with socket.create_connection((host, port), timeout=_CONNECT) as line:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                line.sendall(_HELLO)
+                if line.recv(9)[3:4] != b"\x04":  # the frame of the server's own settings
+                    raise OSError("what listens there is no Ray cluster")
     except OSError as error:
         raise FalllineError(
             f"no connection to the Ray cluster '{address}': {error.strerror or error}; see that it runs and that the address is right."
