@@ -1,20 +1,24 @@
 """How near `fl.find_lr` comes to the best learning rate of a grid, beside fastai's `valley` and Lightning's steepest slope.
 
-    FALLLINE_DATA=... python benchmarks/learning_rate.py [--half report|develop|both] [--only WORD] [--truth FILE]
+    FALLLINE_DATA=... python benchmarks/learning_rate.py [--half report|develop|both] [--only WORD] [--truth FILE] [--rows FILE]
+    python benchmarks/learning_rate.py --merge FILE ...        one report of several such files
 
 Truth: for each case, 25 rates over four decades or more each train for the whole budget, from three seeds that no finder sees; the best
-rate is the one of the lowest mean loss at the end (on validation rows; for quadratics, the exact excess loss). A suggestion is *near*
-where it lies within a factor of 3 of that rate; *good* where training at it ends within 5 % of the best loss. Cases fall into two halves: the finder was developed on one ("develop"), the other ("report") was looked at afterwards.
+rate is the one of the lowest mean loss at the end (on validation rows; for quadratics, the exact excess loss).
+A suggestion is *near* where it lies within a factor of 3 of that rate; *good* where training at it ends within 5 % of the best loss. Cases
+fall into two halves: the finder was developed on one ("develop"), the other ("report") was looked at afterwards.
 
 Cases: noisy quadratics with known edge (2 / largest curvature for sgd, 2 (1 + 0.9) / largest curvature for heavy ball as torch writes it):
-dimension 5 to 100, condition 1 to 10,000, loss scale 0.001 to 1000, distance of the start 0.1 to 10, in a random basis; digits, California
-housing and Fashion-MNIST with linear models and networks of one hidden layer.
+dimension 5 to 100, condition 1 to 10,000, 100 to 1000 mini-batches, loss scale 0.001 to 1000, distance of the start 0.1 to 10, in a random
+basis; digits, California housing and Fashion-MNIST (fewer rows, and all) with linear models and networks of one hidden layer.
 
 The two peers see one ramp of 100 mini-batches each, from the same start, smoothed and stopped as they do; their rules are written here from
 their descriptions (`learning_rate_peers.py`), in their own range of rates and, marked "wide", in the range that fallline looks through.
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import math
 import time
@@ -151,22 +155,22 @@ def network(data: Data, short: str, model: str, name: str, batch: Any, epochs: i
     def order(seed: int, epochs: int) -> Any:
         return (rows_ for epoch in range(epochs) for rows_ in batches(rows, size, seed=seed, epoch=epoch))
 
+    def cost(network_: nn.Module, chosen: torch.Tensor) -> torch.Tensor:
+        return goal.loss(goal.squeeze(network_(x[chosen])), target[chosen])
+
     def one(seed: int, rate: float) -> float:
         network_, optimizer = begin(seed)
         for chosen in order(seed, epochs):
-            if not math.isfinite(_step(optimizer, rate, lambda chosen=chosen: goal.loss(goal.squeeze(network_(x[chosen])), target[chosen]))):
+            if not math.isfinite(
+                _step(optimizer, rate, lambda chosen=chosen: goal.loss(goal.squeeze(network_(x[chosen])), target[chosen]))
+            ):
                 return math.inf
         return mean_loss(outputs(network_, data.validation.x), held, goal)
 
     def ramp(seed: int) -> Callable[[float], float]:
         network_, optimizer = begin(seed)
         places = order(seed, 200)
-
-        def value() -> torch.Tensor:
-            chosen = next(places)
-            return goal.loss(goal.squeeze(network_(x[chosen])), target[chosen])
-
-        return lambda lr: _step(optimizer, lr, value)
+        return lambda lr: _step(optimizer, lr, functools.partial(cost, network_, next(places)))
 
     start = mean_loss(outputs(begin(1)[0], data.validation.x), held, goal)
     title = f"{short}: {model}, {name}, batch {batch}, {epochs} epochs"
@@ -196,8 +200,6 @@ def _step(optimizer: Any, lr: float, value: Callable[[], torch.Tensor]) -> float
 
 def fewer(data: Data, rows: int, held: int) -> Data:
     """The first rows of a set: a grid of 25 whole trainings a case is dear."""
-    import dataclasses
-
     cut = lambda split, n: dataclasses.replace(split, x=split.x[:n], y=split.y[:n])  # noqa: E731
     return dataclasses.replace(data, train=cut(data.train, rows), validation=cut(data.validation, held))
 
@@ -250,9 +252,14 @@ def main() -> None:
     parser.add_argument("--half", default="both")
     parser.add_argument("--only", default="")
     parser.add_argument("--truth", help="a file that keeps the losses of the grids between runs")
+    parser.add_argument("--rows", help="write what was found into this file")
+    parser.add_argument("--merge", nargs="*", help="read such files, and report on them together")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--peers", type=int, default=1)
     given = parser.parse_args()
+    if given.merge:
+        report([row for name in given.merge for row in json.loads(Path(name).read_text())])
+        return
     torch.set_num_threads(1)
     kept = Path(given.truth) if given.truth else None
     cache = json.loads(kept.read_text()) if kept and kept.exists() else {}
@@ -289,10 +296,13 @@ def main() -> None:
         ratio = "none" if ours["ratio"] is None else f"{ours['ratio']:.2f}"
         flags = ("near" if ours["near"] else "FAR ") + (" good" if ours["good"] else "     ")
         print(
-            f"{flags} ratio {ratio:>6} lost {ours['lost']:.3f} conf {found.confidence:.2f} {found.steps:5d} steps {seconds:5.2f} s  best {case.grid[best]:.3g}"
+            f"{flags} ratio {ratio:>6} lost {ours['lost']:.3f} conf {found.confidence:.2f} {found.steps:5d} steps {seconds:5.2f} s "
+            f" best {case.grid[best]:.3g}"
             f" edge {found.edge and round(found.edge, 5)}/{case.edge and round(case.edge, 5)}  {case.name}",
             flush=True,
         )
+        if given.rows:
+            Path(given.rows).write_text(json.dumps(table))
     report(table)
 
 
@@ -303,7 +313,8 @@ def report(table: list[dict[str, Any]]) -> None:
     """The shares, by half and by family; written where all cases ran."""
     summary: dict[str, Any] = {}
     groups = {"all": table} | {f"half {h}": [r for r in table if r["half"] == h] for h in ("report", "develop")}
-    groups |= {f"{f}, {h}": [r for r in table if r["family"] == f and r["half"] == h] for f in dict.fromkeys(r["family"] for r in table) for h in ("report", "develop")}
+    families = dict.fromkeys(row["family"] for row in table)
+    groups |= {f"{f}, {h}": [r for r in table if (r["family"], r["half"]) == (f, h)] for f in families for h in ("report", "develop")}
     for title, rows in groups.items():
         if not rows:
             continue
@@ -314,9 +325,10 @@ def report(table: list[dict[str, Any]]) -> None:
                 shares = {key: float(np.mean([row[method][key] for row in rows])) for key in ("near", "good")}
                 shares["median share of the fall lost"] = float(np.median([row[method]["lost"] for row in rows]))
                 summary[title][method] = shares
-                print(f"  {method:32} near {shares['near']:.1%}  good {shares['good']:.1%}  lost {shares['median share of the fall lost']:.4f}")
-    for title, keep in (("confidence >= 0.75", lambda r: r["confidence"] >= 0.75), ("confidence < 0.75", lambda r: r["confidence"] < 0.75)):
-        rows = [r for r in table if keep(r)]
+                lost = shares["median share of the fall lost"]
+                print(f"  {method:32} near {shares['near']:.1%}  good {shares['good']:.1%}  lost {lost:.4f}")
+    for title, sure in (("confidence >= 0.75", True), ("confidence < 0.75", False)):
+        rows = [row for row in table if (row["confidence"] >= 0.75) is sure]
         if rows:
             right = float(np.mean([r["fallline"]["near"] for r in rows]))
             summary[title] = {"cases": len(rows), "near": right}
@@ -328,7 +340,7 @@ def report(table: list[dict[str, Any]]) -> None:
     for key in ("mini-batches", "seconds"):
         summary[key] = [float(q) for q in np.quantile([r[key] for r in table], (0.5, 0.9, 1))]
         print(f"{key}, median, 90 %, most:", [round(q, 2) for q in summary[key]])
-    if len(table) >= 140:
+    if {"quadratic", "digits", "california", "fashion"} <= set(families):
         print(save("learning_rate", {"summary": summary, "cases": table}))
 
 

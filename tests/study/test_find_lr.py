@@ -1,6 +1,6 @@
 """The finder on real rows: sensible rates, and not a bit of anything changed by looking."""
 
-import copy
+import hashlib
 import random
 
 import numpy as np
@@ -68,31 +68,121 @@ def test_the_rate_of_a_run_of_six_steps_is_safe_for_six_steps(seed):
     assert run.metrics["train"]["loss"] < 2
 
 
-def states():
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+def fed(digest, thing):
+    """Feed everything that `thing` holds into a hash, bit for bit."""
+    if isinstance(thing, torch.Tensor):
+        digest.update(repr((thing.dtype, thing.shape, thing.requires_grad)).encode())
+        digest.update(thing.detach().contiguous().numpy().tobytes())
+    elif isinstance(thing, np.ndarray):
+        digest.update(repr((thing.dtype, thing.shape)).encode() + thing.tobytes())
+    elif isinstance(thing, dict):
+        for key, value in thing.items():
+            digest.update(repr(key).encode())
+            fed(digest, value)
+    elif isinstance(thing, list | tuple):
+        digest.update(b"[")
+        for value in thing:
+            fed(digest, value)
+    else:
+        digest.update(repr(thing).encode())
 
 
-def same_states(a, b):
-    return a[0] == b[0] and all(np.array_equal(x, y) for x, y in zip(a[1], b[1], strict=True)) and torch.equal(a[2], b[2])
+def fingerprint(*modules, optimizer=None, loader=None, tensors=()):
+    """A hash of modules (parameters, buffers, gradients, flags), optimizer, loader, tensors, every random generator and the threads."""
+    digest = hashlib.sha256()
+    for module in modules:
+        fed(digest, module.state_dict())
+        fed(digest, [(name, p.requires_grad, p.grad) for name, p in module.named_parameters()])
+        fed(digest, [(name, b) for name, b in module.named_buffers()])  # those that state_dict leaves out, too
+        fed(digest, [(name, m.training, len(m._forward_hooks), len(m._backward_hooks)) for name, m in module.named_modules()])
+    if optimizer is not None:
+        fed(digest, optimizer.state_dict())
+        fed(digest, [[{**g, "params": [id(p) for p in g["params"]]}] for g in optimizer.param_groups])
+    if loader is not None:
+        fed(digest, [g.get_state() for g in (loader.generator, getattr(loader.sampler, "generator", None)) if g is not None])
+    fed(digest, list(tensors))
+    fed(digest, [random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()])  # noqa: NPY002
+    return digest.hexdigest()
 
 
-def test_nothing_changes_with_a_module(digits):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 10))
+def test_the_fingerprint_sees_every_part():
+    """A hash that could not change would prove nothing."""
+    model, data = plain_problem()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    loader = torch.utils.data.DataLoader(data, batch_size=20, shuffle=True, generator=torch.Generator().manual_seed(9))
+    changes = [
+        lambda: model[0].weight.data.add_(1e-7),
+        lambda: setattr(model[0].weight, "grad", torch.zeros_like(model[0].weight)),
+        lambda: model[1].running_mean.add_(1e-7),
+        model[2].eval,
+        lambda: model[0].weight.requires_grad_(False),
+        lambda: optimizer.param_groups[0].update(lr=0.002),
+        lambda: loader.generator.manual_seed(3),
+        random.random,
+        np.random.random,
+        lambda: torch.rand(1),
+        lambda: data.tensors[0].add_(1e-7),
+    ]
+    seen = {fingerprint(model, optimizer=optimizer, loader=loader, tensors=data.tensors)}
+    for change in changes:
+        change()
+        seen.add(fingerprint(model, optimizer=optimizer, loader=loader, tensors=data.tensors))
+    assert len(seen) == len(changes) + 1
+
+
+def mixed_model():
+    """A module with batch norm, dropout, a frozen part, a part in evaluation mode and gradients that are left from before."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 10)
+    )
     model.train()
-    before = copy.deepcopy(model.state_dict())
-    shape = digits.fingerprint
-    generators = states()
-    threads = torch.get_num_threads()
-    first = fl.find_lr(model, digits, "auto", "adam")
-    assert same_states(states(), generators)
-    assert torch.get_num_threads() == threads
-    assert model.training
-    assert all(p.grad is None for p in model.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
-    digits.__dict__.pop("fingerprint", None)
-    assert digits.fingerprint == shape
+    model[3].eval()
+    model[5].requires_grad_(False)
+    model[1].weight.grad = torch.ones(16, 64)
+    return model
+
+
+def parts(data):
+    return [part for split in (data.train, data.validation, data.test) for part in (split.x, split.y)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_nothing_changes_with_a_module(digits, together, monkeypatch):
+    if not together:
+        monkeypatch.setattr("fallline.study.lr._together", lambda *given: None)
+    model = mixed_model()
+    before = fingerprint(model, tensors=parts(digits))
+    first = fl.find_lr(model, digits, "auto", "adam", epochs=2)
+    assert fingerprint(model, tensors=parts(digits)) == before
+    assert first.found
     torch.manual_seed(123)  # the answer does not hang on the user's generators either
-    assert fl.find_lr(model, digits, "auto", "adam") == first
+    assert fl.find_lr(model, digits, "auto", "adam", epochs=2) == first
+
+
+@pytest.mark.parametrize("calls", [1, 7, 150])
+def test_nothing_changes_where_the_named_way_raises(digits, calls):
+    """The model's forward fails in the middle: in the first look, in a ramp, in a trial."""
+    count = 0
+
+    class Failing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = mixed_model()
+
+        def forward(self, x):
+            nonlocal count
+            count += 1
+            if count > calls:
+                random.random()
+                torch.rand(3)
+                raise RuntimeError("as planned")
+            return self.inner(x)
+
+    model = Failing()
+    before = fingerprint(model, tensors=parts(digits))
+    with pytest.raises(RuntimeError, match="as planned"):
+        fl.find_lr(model, digits, "auto", "adam")
+    assert fingerprint(model, tensors=parts(digits)) == before
 
 
 def plain_problem():
@@ -100,34 +190,82 @@ def plain_problem():
     x = torch.randn(300, 4, generator=generator)
     y = (x @ torch.tensor([[1.0], [-2.0], [0.5], [0.0]])) + 0.1 * torch.randn(300, 1, generator=generator)
     data = torch.utils.data.TensorDataset(x, y)
-    return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 1)), data
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 1)), data
 
 
-@pytest.mark.parametrize("make", ["torch", "fallline", "torch, after steps"])
+class Scaled(nn.Module):
+    """A loss with a parameter and a buffer of its own; it fails after `calls` calls."""
+
+    count = 0
+
+    def __init__(self, calls=None):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("seen", torch.zeros(1))
+        self.calls, Scaled.count = calls, 0
+
+    def forward(self, output, y):
+        Scaled.count += 1  # of the class: copies count on
+        if self.calls is not None and Scaled.count > self.calls:
+            raise RuntimeError("as planned")
+        self.seen += 1
+        return ((output - y) / self.scale).square().mean() + self.scale.abs().log().sum()
+
+
+@pytest.mark.parametrize("make", ["torch", "fallline", "torch, after steps", "torch, with the loss", "fails at once", "fails in a trial"])
 def test_nothing_changes_with_plain_torch(make):
     model, data = plain_problem()
     order = torch.Generator().manual_seed(9)
     loader = torch.utils.data.DataLoader(data, batch_size=20, shuffle=True, generator=order)
+    fails = {"fails at once": 1, "fails in a trial": 900}.get(make)
+    loss = Scaled(fails) if fails or make == "torch, with the loss" else None
+    learnt = [*model.parameters(), *(loss.parameters() if loss is not None else [])]
     optimizers = {"fallline": lambda: fl.optim.Adam(model.named_parameters(), lr=0.001)}
-    optimizer = optimizers.get(make, lambda: torch.optim.Adam(model.parameters(), lr=0.001))()
+    optimizer = optimizers.get(make, lambda: torch.optim.Adam(learnt, lr=0.001))()
     if make == "torch, after steps":
         for x, y in loader:
             optimizer.zero_grad()
             nn.functional.mse_loss(model(x), y).backward()
             optimizer.step()
-    weights, inner = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
-    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-    generators, drawn = states(), order.get_state()
-    found = fl.find_lr(model, loader, nn.functional.mse_loss, optimizer)
-    assert same_states(states(), generators)
-    assert torch.equal(order.get_state(), drawn)
-    assert all(torch.equal(a, b) for a, b in zip(weights.values(), model.state_dict().values(), strict=True))
-    assert str(optimizer.state_dict()) == str(inner)
-    for old, p in zip(grads, model.parameters(), strict=True):
-        assert (old is None and p.grad is None) or torch.equal(old, p.grad)
-    assert found.found or make == "torch, after steps"
-    if found.found:
-        assert 1e-4 < found.suggested < 1
+    modules = [model] if loss is None else [model, loss]
+    before = fingerprint(*modules, optimizer=optimizer, loader=loader, tensors=data.tensors)
+    if fails:
+        with pytest.raises(RuntimeError, match="as planned"):
+            fl.find_lr(model, loader, loss, optimizer)
+    else:
+        found = fl.find_lr(model, loader, loss or nn.functional.mse_loss, optimizer)
+        assert found.found or make == "torch, after steps"
+        if found.found:
+            assert 1e-4 < found.suggested < 1
+    assert fingerprint(*modules, optimizer=optimizer, loader=loader, tensors=data.tensors) == before
+
+
+def test_walks_at_once_are_walks_one_by_one(digits):
+    """The two forms take the same steps: losses and judgements agree to rounding, walks that ended or waited included."""
+    from fallline.data import Data
+    from fallline.study import lr as study_lr
+    from fallline.study.walks import OneByOne
+
+    assert isinstance(digits, Data)
+    made = {}
+
+    def kept(begin, **given):
+        made.update(begin=begin, **given)
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_lr, "range_test", kept)
+        study_lr.find_lr("mlp:16", digits, Settings(optimizer="momentum", epochs=2))
+    orders = [3, 3, 4, 5]
+    rates = [[0.01] * 30, [0.1] * 30, [0.03] * 30, [1e30] * 30]
+    forms = made["together"](orders), OneByOne(made["begin"], orders, hold=True)
+    for asked, marks in ((rates, [0, 10, 30]), ([rates[0], [], [], []], [30]), ([[], rates[1], rates[2], []], [30])):
+        ours, alone = (form.run(asked, marks) for form in forms)
+        for a, b in zip(ours, alone, strict=True):
+            assert len(a.losses) == len(b.losses)
+            np.testing.assert_allclose(a.losses, b.losses, rtol=2e-4)
+            np.testing.assert_allclose(a.ends, b.ends, rtol=2e-4)
+    assert len(ours[3].losses) == 0
 
 
 def test_groups_keep_their_ratio():
@@ -142,9 +280,9 @@ def test_groups_keep_their_ratio():
 
     parts = [{"params": model[0].parameters(), "lr": 0.001}, {"params": model[3].parameters(), "lr": 0.1}]
     fl.find_lr(model, list(torch.utils.data.DataLoader(data, 20)), nn.functional.mse_loss, Watched(parts))
-    ratios = [b / a for a, b in seen]
-    assert len(seen) > 100
-    assert ratios == pytest.approx([100.0] * len(seen))
+    ratios = [b / a for a, b in seen if a]  # the walk that stands still for comparison has a rate of zero
+    assert len(ratios) > 100
+    assert ratios == pytest.approx([100.0] * len(ratios))
 
 
 def test_labels_that_cannot_be_learned_by_a_frozen_model(digits):

@@ -57,12 +57,16 @@ def find_lr(
     (True, True)
     """
     must(data is not None, "data is given", "nothing", "find_lr(model, data, loss, optimizer)", where="find_lr")
+    if plot is not None:
+        from fallline.report.lr import checked
+
+        checked(plot)  # before the work, not after it
     found = _look(model, data, loss, optimizer, batch_size, epochs, seed, device, settings)
     if plot is not None:
         from fallline.report.lr import draw_lr
 
         name = optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", type(optimizer).__name__)
-        draw_lr(found, plot, optimizer=name, title=f"Learning rates of {name}")
+        draw_lr(found, plot, optimizer=name, title=f"Range test of {name}")
     return found
 
 

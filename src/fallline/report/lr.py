@@ -35,9 +35,8 @@ def draw_lr(found: "LRResult", path: str | Path, *, optimizer: str, title: str) 
     >>> draw_lr(found, f"{tempfile.mkdtemp()}/lr.png", optimizer="sgd", title="Nothing falls").name
     'lr.png'
     """
-    target = Path(path)
+    target = checked(path)
     kind = target.suffix.lower()
-    must(kind in (".html", *_STILL), "the picture's name ends in .html, .png, .svg or .pdf", target.name, "lr.html is usual")
     figure = lr_curves(found, optimizer)
     if kind == ".html":
         charts: dict[str, Any] = {}
@@ -45,6 +44,19 @@ def draw_lr(found: "LRResult", path: str | Path, *, optimizer: str, title: str) 
         return write(page(title, render("lr.html.j2", shown=shown), eyebrow="learning rate", lead="", charts=charts), target)
     make_folder(target.parent)
     write_bytes(target, _still(figure, kind[1:]))
+    return target
+
+
+def checked(path: str | Path) -> Path:
+    """The path of a picture, its ending looked at.
+
+    Raises:
+        FalllineError: another ending.
+    """
+    target = Path(path)
+    must(
+        target.suffix.lower() in (".html", *_STILL), "the picture's name ends in .html, .png, .svg or .pdf", target.name, "lr.html is usual"
+    )
     return target
 
 

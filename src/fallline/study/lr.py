@@ -40,7 +40,6 @@ LONGEST = 400  # mini-batches of the longest trials, where a step is small
 STEPS = 100  # of a trial; as many as the run has, where it has fewer: at a large rate a few steps more or less decide
 SHORT, SHORT_ORDERS = 30, 5  # a run of fewer steps is at the mercy of the order of its rows: so many are tried, and the worst end counts
 THOROUGH: dict[str, Any] = {"looks": 3}  # where a step is small
-TOGETHER: dict[str, Any] = {"looks": 3, "orders": 3}  # where walks are advanced at once
 THRIFTY: dict[str, Any] = {"ramps": 2, "orders": 1, "looks": 1}  # where a step is not small
 WIDER = 10.0  # how far the ramp goes beyond the optimizer's usual range on either side
 
@@ -107,7 +106,7 @@ def find_lr(make_model: ModelLike, data: "Data", settings: Settings, *, loss: "L
         small = is_small(model, batch)
         own = (x.to(device), target.to(device))
         together = _together(model, settings, goal, own, (held_x, held_target), batch, seed) if small or device.type == "cuda" else None
-        effort = (TOGETHER if together else THOROUGH) if small else THRIFTY
+        effort = THOROUGH if small else THRIFTY
         with fitting_threads(model, batch):
             return range_test(
                 begin,

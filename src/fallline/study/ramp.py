@@ -200,26 +200,30 @@ def ramp_up(walks: Callable[[Sequence[int]], Walks], low: float, high: float, po
         low /= FURTHER
         points, more = math.ceil(math.log(FURTHER) / math.log(ratio)) + 3 * QUIET, 0
     reached = max(min(points, len(lrs)), *(len(ramp.smooth) for ramp in seen))
-    table = np.full((ramps, reached), np.nan)
+    table = np.full((ramps, reached), np.inf)  # a ramp that ended stands above all that went on
     for row, ramp in zip(table, seen, strict=True):
         row[: len(ramp.smooth)] = ramp.smooth
     lrs = lrs[:reached]
-    known = np.isfinite(table).any(axis=0)
-    middle, below, above = (np.full(reached, np.nan) for _ in range(3))
-    for out, how in ((middle, np.nanmedian), (below, np.nanmin), (above, np.nanmax)):
-        out[known] = how(table[:, known], axis=0) + np.mean([np.mean(rest) for rest in still])
+    level = np.mean([np.mean(rest) for rest in still])
+    middle, below, above = (how(table, axis=0) + level for how in (np.median, np.min, np.max))
+    known = np.isfinite(middle)
     began, edge = (_middle([getattr(ramp, name) for ramp in seen]) for name in ("began", "edge"))
     return Curve(
         lrs,
-        middle.tolist(),
-        (below.tolist(), above.tolist()),
+        _gaps(middle, known),
+        (_gaps(below, known), _gaps(above, known)),
         seen,
         None if began is None else lrs[began],
-        steepest(lrs, middle.tolist()),
+        steepest(lrs, _gaps(middle, known)),
         None if edge is None else float(f"{lrs[min(edge, reached - 1)]:.3g}"),
         float(np.median([ramp.quiet for ramp in seen])),
         spent,
     )
+
+
+def _gaps(curve: np.ndarray, known: np.ndarray) -> list[float]:
+    """The curve, with the one NaN of `math` where it is not known, so that two results of the same numbers are equal."""
+    return [value if there else math.nan for value, there in zip(curve.tolist(), known.tolist(), strict=True)]
 
 
 def _still(walks: Callable[[Sequence[int]], Walks], lengths: list[int]) -> tuple[list[list[float]], int]:
@@ -250,7 +254,7 @@ def _judge(tried: Tried, curve: Curve, default: float, total: int) -> LRResult:
     spent, start = curve.spent + tried.spent, tried.start
     rates, ends = list(tried.ends), list(tried.ends.values())
     trials = list(zip(rates, ends, strict=True))
-    best = min(range(len(rates)), key=lambda i: ends[i])
+    best = rates.index(tried.best)
     fall = start - ends[best]
     if not fall > 1e-3 * abs(start) + 1e-12:
         rose = any(end > start for end in ends) and not any(end < start for end in ends)

@@ -31,11 +31,12 @@ class Tried:
     """What the trials found.
 
     `start` is the loss on the rows held aside before any step; `ends` are losses by rate, after `steps` mini-batches for those that went on
-    to the longest trial.
+    to the longest trial, `best` the best of these, after the first trial for the others.
     """
 
     start: float
     ends: dict[float, float]
+    best: float
     suggested: float
     edge: float | None
     steps: int
@@ -148,8 +149,8 @@ def try_rates(
         drift = math.log(place / vertex(table.ends(before), start)) / math.log(longest / before)
         suggested = place * (total / longest) ** float(np.clip(drift, *DRIFT))
     trust, doubt = _trust(table, longest, start)
-    ends = dict(sorted({**{rate: end for rate, end in last.items() if not end < start}, **now}.items()))
-    return Tried(start, ends, float(f"{suggested:.2g}"), _edge(last, start), longest, table.spent, trust, doubt)
+    ends = dict(sorted({**last, **now}.items()))
+    return Tried(start, ends, lowest(now), float(f"{suggested:.2g}"), _edge(last, start), longest, table.spent, trust, doubt)
 
 
 def candidates(low: float, high: float, most: int) -> list[float]:

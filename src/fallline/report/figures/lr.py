@@ -40,7 +40,7 @@ def lr_curves(found: "LRResult", optimizer: str) -> Curves:
     floor = low - 0.06 * (high - low)
     rows = [["suggested", number(found.suggested, 3)]]
     if found.found:
-        lines.append(Line("useful rates", "useful", list(found.useful), [floor, floor]))
+        lines.append(Line(f"useful rates; the dot: suggested, {number(found.suggested, 3)}", "useful", list(found.useful), [floor, floor]))
         marks.append(Mark(found.suggested, floor, f"suggested {number(found.suggested, 3)}", "useful", "chosen"))
         rows += [["useful", f"{number(found.useful[0], 3)} to {number(found.useful[1], 3)}"]]
         if found.edge is not None:
