@@ -11,7 +11,9 @@ import fallline as fl
 from fallline._core.errors import FalllineError
 from fallline.data import Data, load
 from fallline.data.dataset import Split
+from fallline.population import Job, Population
 from fallline.record import Writer
+from fallline.study.models import fresh
 from fallline.study.published import PUBLISHED, published, within
 from fallline.study.statistics import holm
 from fallline.study.table import TableMember, cells_of, differences_of, headline, run_table
@@ -86,6 +88,18 @@ def test_a_member_is_the_run_that_fit_trains(data):
         run = fl.fit("mlp:8", data, optimizer=PLAIN.optimizer, lr=PLAIN.lr, batch_size=16, epochs=epochs, seed=3, keep="last", quiet=True)
         assert result.members[0].at[str(epochs)]["loss"] == pytest.approx(run.metrics["test"]["loss"], rel=1e-4)
         assert result.members[0].at[str(epochs)]["accuracy"] == run.metrics["test"]["accuracy"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("optimizer", ["schedule_free_sgd", "adam+ema:decay=0.9"])
+def test_an_epoch_is_judged_at_the_weights_that_are_used(data, together, optimizer):
+    """Averages and Schedule-Free rules train at other weights than they leave: the last mark is what is judged at the end."""
+    settings = Settings(optimizer=optimizer, lr=0.01, epochs=2, keep="last")
+    population = Population(lambda s, goal: fresh("mlp:8", data.input_shape, goal.outputs, seed=s.seed), data, together=together)
+    jobs = [Job(f"seed={seed}", dataclasses.replace(settings, seed=seed), marks=(1, 2)) for seed in (0, 1)]
+    for result in population.train(jobs, Writer(None)):
+        assert result.marks[2]["loss"] == pytest.approx(result.outcome.metrics["test"]["loss"], rel=1e-5)
+        assert result.marks[1]["loss"] != pytest.approx(result.marks[2]["loss"], rel=1e-3)
 
 
 def test_the_record_holds_the_test_rows_after_every_epoch(data):
