@@ -269,8 +269,8 @@ def _judge(tried: Tried, curve: Curve, default: float, total: int) -> LRResult:
     suggested = tried.suggested
     useful = (min(rates[left], suggested), max(rates[right], suggested))
     edge = tried.edge
-    if edge is None and curve.edge is not None and curve.edge > rates[-1]:
-        edge = curve.edge
+    if edge is None and curve.edge is not None:
+        edge = max(curve.edge, rates[-1])  # at the largest trial the loss still fell
     confidence, doubts = 1.0, []
     for share, doubt, text in (
         (0.5, best in (0, len(rates) - 1) and len(rates) > 1, "the best rate stood at the end of those that were tried"),
