@@ -55,8 +55,9 @@ class Layers:
                     delta = part.backward(member, delta, wanted)
             for part in self.parts:
                 for name, grads in part.found.items():
-                    torch.stack(grads, out=self.stack.grads[name])
-                    grads.clear()
+                    if grads:
+                        torch.stack(grads, out=self.stack.grads[name])
+                        grads.clear()
             raw = torch.stack(raws)
             return torch.stack(values), raw if raw.ndim > 2 else raw.unsqueeze(-1)
 

@@ -27,6 +27,7 @@ from fallline.population.slices import Slices
 from fallline.training.dense import product
 
 aten = torch.ops.aten
+_LARGE = 1 << 12  # numbers of a gradient
 
 
 class Part:
@@ -54,11 +55,14 @@ class Part:
         """From the derivative by the outputs the one by the inputs, where that is wanted; notes the weights' own."""
         raise NotImplementedError
 
-    def note(self, *grads: Tensor | None) -> None:
-        """Keep the gradients of the member whose turn it is."""
+    def note(self, slices: Slices, member: int, *grads: Tensor | None) -> None:
+        """Keep the gradients of a member: large ones are copied while they are in the cache, small ones together at the end."""
         for name, grad in zip(self.names, grads, strict=True):
             assert grad is not None
-            self.found[name].append(grad)
+            if grad.numel() > _LARGE:
+                slices.gradient(name)[member].copy_(grad)
+            else:
+                self.found[name].append(grad)
 
 
 class Affine(Part):
@@ -85,7 +89,7 @@ class Affine(Part):
     @override
     def backward(self, member: int, delta: Tensor, wanted: bool) -> Tensor:
         across = product(delta.t(), self.a.t(), self.a, None, self.onednn)
-        self.note(*((across, delta.sum(0)) if self.biased else (across,)))
+        self.note(self.slices, member, *((across, delta.sum(0)) if self.biased else (across,)))
         return product(delta, self.weight.t(), self.weight, None, self.onednn) if wanted else delta
 
 
@@ -107,7 +111,7 @@ class Convolve(Part):
     @override
     def backward(self, member: int, delta: Tensor, wanted: bool) -> Tensor:
         back, *grads = aten.convolution_backward.default(delta, self.a, self.weight, self.sizes, *self.how, [wanted, True, self.biased])
-        self.note(*grads[: len(self.names)])
+        self.note(self.slices, member, *grads[: len(self.names)])
         return back
 
 
@@ -148,7 +152,7 @@ class Normalise(Part):
             delta, self.a, self.weight, *self.held, self.mean, self.scale, True, self.eps, [wanted, self.affine, self.affine]
         )
         if self.affine:
-            self.note(*grads)
+            self.note(self.slices, member, *grads)
         return back
 
 
@@ -263,7 +267,7 @@ class Graph(Part):
         leaves = [p for name, p in self.weights if name in self.found]
         wanted = wanted and self.a.requires_grad
         grads = torch.autograd.grad(self.out, [*leaves, *([self.a] if wanted else [])], delta) if leaves or wanted else ()
-        self.note(*grads[: len(leaves)])
+        self.note(self.slices, member, *grads[: len(leaves)])
         del self.out, self.a
         return grads[len(leaves)] if wanted else delta
 

@@ -42,6 +42,10 @@ class Slices:
             found = self._ready[name] = self._views(name, self.stack.buffers[name])
         return found
 
+    def gradient(self, name: str) -> list[Tensor]:
+        """The place of a weight's gradient for each member, to be written."""
+        return self._views(f"{name}'", self.stack.grads[name])
+
     def _views(self, name: str, whole: Tensor) -> list[Tensor]:
         seen = self._seen.get(name)
         if seen is None or seen[0] is not whole:
