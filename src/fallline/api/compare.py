@@ -244,6 +244,9 @@ def _run(
             writer.describe(status="failed")
             writer.close()
             raise
+        finally:
+            if runner is not None:
+                runner.close()
     writer.describe(status=result.status, result=result.to_json())
     writer.flush()
     return Study(result, plan, writer, data, partial(_run, model, data, plan, writer, loss, runner, show))

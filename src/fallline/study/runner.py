@@ -19,6 +19,10 @@ class Runner(Protocol):
         """Each block with its results, in the order of the blocks; None where the user stopped it, and then nothing more comes."""
         ...
 
+    def close(self) -> None:
+        """Leave behind nothing that runs; `run` may be called again."""
+        ...
+
 
 class Local:
     """In this process."""
@@ -32,6 +36,9 @@ class Local:
             yield block, found
             if found is None:
                 return
+
+    def close(self) -> None:
+        """Nothing runs beside this process."""
 
 
 def runner_of(cluster: str | None) -> Runner | None:
