@@ -60,7 +60,7 @@ COMMANDS = (
     Command(
         "table",
         _CHOOSE,
-        "Fill a table of batch size against epochs over several seeds, and say which differences are real.",
+        "Fill a table of batch size against epochs over several seeds.",
         ("fallline table fashion_mnist --batch-sizes 32,64,128,full --epochs 5,10,15 --seeds 5",),
     ),
     Command(
