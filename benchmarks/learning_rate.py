@@ -340,7 +340,7 @@ def report(table: list[dict[str, Any]]) -> None:
     for key in ("mini-batches", "seconds"):
         summary[key] = [float(q) for q in np.quantile([r[key] for r in table], (0.5, 0.9, 1))]
         print(f"{key}, median, 90 %, most:", [round(q, 2) for q in summary[key]])
-    if {"quadratic", "digits", "california", "fashion"} <= set(families):
+    if {"quadratic", "digits"} <= set(families):
         print(save("learning_rate", {"summary": summary, "cases": table}))
 
 
