@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fallline import record
-from fallline.study.pairs import LEVEL, differences
+from fallline.study.pairs import LEVEL, differences, factors
 from fallline.study.profiles import study_profiles
 from fallline.study.ranking import headline
 from fallline.study.statistics import mean_interval
@@ -62,6 +62,7 @@ def wide_record(
         seconds=412.0,
         members=len(table) * seeds,
         differences=pairs,
+        factors=factors(table),
         profiles=study_profiles(table),
         headline=headline(table, SimpleNamespace(metric="accuracy")),  # pyright: ignore[reportArgumentType]
         notes=[

@@ -56,7 +56,8 @@ const wait = setInterval(() => {
   const hidden = () => every(switched).map((c) => c.data.filter((t) => t.visible === false && t.meta === "adam").length);
   const others = () => every(switched).map((c) => c.data.filter((t) => t.visible === false && t.meta !== "adam").length);
   const key = one("#curves .key[data-series=adam]"), told = {};
-  key.click(); told.off = hidden(); told.pressed = every(".key[data-scope=all][data-series=adam]").map((k) => k.getAttribute("aria-pressed"));
+  key.click(); told.off = hidden();
+  told.pressed = every(".key[data-scope=all][data-series=adam]").map((k) => k.getAttribute("aria-pressed"));
   key.click(); told.on = hidden();
   key.dispatchEvent(new MouseEvent("dblclick")); told.alone = [hidden(), others()];
   key.dispatchEvent(new MouseEvent("dblclick")); told.all = others();

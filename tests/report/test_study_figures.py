@@ -10,7 +10,7 @@ from fallline import record
 from fallline.report.figures.bands import band, study_curves
 from fallline.report.figures.cost import against_time
 from fallline.report.figures.intervals import MOST, ranking
-from fallline.report.figures.matrix import matrix
+from fallline.report.figures.matrix import factor_matrices, matrix
 from fallline.report.figures.members import cells, facets, members
 from fallline.report.figures.profile import profile, profiles
 from fallline.report.figures.sensitivity import bands, edge, searched, sensitivity, useful
@@ -335,6 +335,20 @@ def test_of_a_loss_the_lower_row_is_the_better_one_and_divergence_counts_as_wors
     leans = [[e.lean if e else None for e in row] for row in found.entries]
     assert leans == [[None, 1.0, 1.0], [-1.0, None, 0.0], [-1.0, 0.0, None]]
     assert [e.text if e else "" for e in found.entries[2]] == ["diverges more", "+0.1", ""]
+
+
+def test_each_factor_has_a_matrix_of_its_levels(wide: record.Reader) -> None:
+    found = factor_matrices(wide)
+    told = wide.info["result"]["factors"]
+    assert [m.labels for m in found] == [[level["level"] for level in factor["levels"]] for factor in told]
+    assert found[0].title == "Accuracy by optimizer, over every batch size and loss"
+    for one, factor in zip(found, told, strict=True):
+        for pair in factor["pairs"]:
+            entry = one.entries[one.labels.index(pair["a"])][one.labels.index(pair["b"])]
+            assert entry is not None
+            assert (entry.lean != 0) == (pair["p"] <= 0.05)
+            if pair["difference"] is not None:
+                assert entry.text == f"{100 * pair['difference']:+.2f}".replace("-", "−")
 
 
 def test_rows_that_are_not_ranked_are_in_no_matrix_and_grey_elsewhere(wide: record.Reader) -> None:

@@ -180,7 +180,7 @@ def test_hostile_names_stay_text_in_every_part_of_a_wide_study() -> None:
 def test_a_page_is_written_whatever_a_row_a_pair_or_a_profile_lacks(bad: Any) -> None:
     reader = made_study.wide_record(("adam", "sgd"), (32, 128), ("focal",), seeds=3, epochs=2, at_edge=())
     kept = copy.deepcopy(reader.info)
-    for part in ("table", "differences", "profiles"):
+    for part in ("table", "differences", "profiles", "factors"):
         for key in kept["result"][part][0]:
             reader.info["result"] = copy.deepcopy(kept["result"])
             for item in reader.info["result"][part]:

@@ -12,7 +12,7 @@ from fallline.report import table as table_
 from fallline.report.draw import heat as heat_
 from fallline.report.draw import matplotlib_
 from fallline.report.figures.heat import Heat
-from fallline.report.figures.shapes import Curves, Figure
+from fallline.report.figures.shapes import Curves, Figure, Intervals
 from fallline.report.figures.source import Source, dig
 
 if TYPE_CHECKING:
@@ -65,15 +65,17 @@ def _of_study(reader: Source) -> list[Figure]:
     validation = [fs[0] for name, fs in found["curves"].items() if name.endswith("-validation")]
     others = [fs[0] for name, fs in found["curves"].items() if name != "time"]
     spread = any(len(fs) > 1 for fs in found["curves"].values())
-    return [*found["first"], *(found["matrix"] if spread else []), *(validation or others)][:3]
+    drawn = [f._replace(title=f"{f.y_label}, {f.title}") if spread else f for f in validation or others]
+    return [*found["first"], *(found["matrix"] if spread else []), *drawn][:3]
 
 
 def _sheet(figures: "Sequence[Figure | Heat]", title: str, form: str, dpi: int, *, one_legend: bool) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Sheet
 
+    tall = any(isinstance(f, Intervals) and len(f.rows) > 12 for f in figures)
     with matplotlib_.style():
-        sheet = Sheet(figsize=(4.2 * len(figures) + 0.6, 4.2 if one_legend else 3.7), layout="constrained")
+        sheet = Sheet(figsize=(4.2 * len(figures) + 0.6, (6.4 if tall else 4.2) if one_legend else 3.7), layout="constrained")
         FigureCanvasAgg(sheet)
         sheet.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         axes: list[Axes] = list(sheet.subplots(1, len(figures), squeeze=False)[0])

@@ -9,7 +9,7 @@ from fallline.report import colours
 from fallline.report.figures.bands import study_curves
 from fallline.report.figures.cost import against_time
 from fallline.report.figures.intervals import interval_text, main_metric, ranking
-from fallline.report.figures.matrix import matrix
+from fallline.report.figures.matrix import factor_matrices, matrix
 from fallline.report.figures.members import FACTORS, MOST_FACETS, Cell, cells, ranked, row_names, rows
 from fallline.report.figures.profile import profile
 from fallline.report.figures.sensitivity import bands, sensitivity
@@ -69,7 +69,7 @@ def _page(reader: Source, *, folded: bool) -> str:
     search, search_groups = _parted(found["rates"], charts, tokens, split=split, titles=names)
     columns, ranks, aside = ranking_table(reader, tokens)
     checked = told.findings(info)
-    pairs = matrix(reader)
+    pairs = [*factor_matrices(reader), *(found["matrix"])]
     said = how(reader)
     body = render(
         "study.html.j2",
@@ -85,7 +85,7 @@ def _page(reader: Source, *, folded: bool) -> str:
         rank_words=rank_words(reader),
         legend=keys,
         first=first,
-        matrix=pairs,
+        matrices=pairs,
         target=target,
         target_words=_target_words(reader),
         curves=filled(curves),

@@ -145,7 +145,8 @@ def _matrix(f: Matrix, ax: "Axes") -> None:
             face: Any = (colours.LIGHT[token], strength)
             ax.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=face, linewidth=0))
             ink = colours.LIGHT["ink" if entry.lean else "soft"]
-            ax.text(j, i, entry.text, ha="center", va="center", fontsize=8.5 if n <= 6 else 6.5, color=ink)
+            if n <= 8 or entry.lean:  # of many, only what is shown has its number
+                ax.text(j, i, entry.text, ha="center", va="center", fontsize=8.5 if n <= 6 else 5.5, color=ink)
     ax.set_xlim(-0.5, n - 0.5)
     ax.set_ylim(n - 0.5, -0.5)
     short = [label if len(label) <= 24 else label[:23] + "…" for label in f.labels]

@@ -12,7 +12,7 @@ from fallline.report.figures.intervals import main_metric
 from fallline.report.figures.members import cells, ranked
 from fallline.report.figures.shapes import Entry, Matrix, Table, numbers
 from fallline.report.figures.source import Source, dicts
-from fallline.report.words import count, is_percent, label, number
+from fallline.report.words import count, is_percent, label, listed, number
 
 MOST = 12
 LEVEL = 0.05
@@ -20,37 +20,46 @@ LEVEL = 0.05
 
 def matrix(reader: Source) -> Matrix | None:
     """The differences among the best twelve ranked cells; None without pairs that were compared."""
-    pairs = dicts(reader.info, "result", "differences")
+    held = [cell for cell in cells(reader) if ranked(cell.row)]
     _, key = main_metric(reader)
-    held_ = [cell for cell in cells(reader) if ranked(cell.row)]
-    every = [cell.name for cell in held_]
-    names = every[:MOST]
+    names = {cell.name: cell.short for cell in held[:MOST]}
+    more = f" The best {MOST} of {len(held)} ranked cells." if len(held) > MOST else ""
+    return _matrix("matrix", f"Paired differences of {label(key)}", names, dicts(reader.info, "result", "differences"), key, more)
+
+
+def factor_matrices(reader: Source) -> list[Matrix]:
+    """The differences among the levels of each factor, over all the others; [] where one factor varies, or none."""
+    _, key = main_metric(reader)
+    out = []
+    for factor in dicts(reader.info, "result", "factors"):
+        levels = [str(level.get("level")) for level in dicts(factor, "levels")][:MOST]
+        over = [str(name).replace("batch_size", "batch size") for name in factor.get("over") or [] if isinstance(name, str)]
+        title = f"{label(key)[0].upper()}{label(key)[1:]} by {str(factor.get('factor')).replace('_', ' ')}"
+        title += f", over every {listed(over)}" if over else ""
+        made = _matrix(f"by-{len(out)}", title, {level: level for level in levels}, dicts(factor, "pairs"), key, "")
+        if made is not None:
+            out.append(made)
+    return out
+
+
+def _matrix(name: str, title: str, names: dict[str, str], pairs: list[dict[str, Any]], key: str, more: str) -> Matrix | None:
     held = {(str(p.get("a")), str(p.get("b"))): p for p in pairs if p.get("p") is not None}
     if len(names) < 2 or not any(a in names and b in names for a, b in held):
         return None
     gaps = [abs(numbers([p.get("difference")])[0]) for (a, b), p in held.items() if a in names and b in names and shown(p)]
     most = max((g for g in gaps if math.isfinite(g)), default=1.0) or 1.0
     entries = [[_entry(held, a, b, key, most) if a != b else None for b in names] for a in names]
-    apart = sum(shown(held[a, b]) for a in names for b in names if (a, b) in held)
-    total = sum((a, b) in held for a in names for b in names)
-    says = f"{count(apart, 'pair')} of {number(total)} {'is' if apart == 1 else 'are'} shown to differ."
+    asked = [(a, b) for a in names for b in names if (a, b) in held]
+    apart = sum(shown(held[pair]) for pair in asked)
+    says = f"{count(apart, 'pair') if apart else 'No pair'} of {number(len(asked))} {'is' if apart <= 1 else 'are'} shown to differ."
     note = "Row minus column, mean over the seeds they share; blue: the row is better, brown: worse, grey: no difference shown."
     if is_percent(key):
         note += " In percentage points."
-    note += " Intervals: 95 %, of each pair alone. p: corrected over every question that the study asks."
-    if len(every) > MOST:
-        note += f" The best {MOST} of {len(every)} ranked cells."
-    rows = [_row(a, b, held[a, b], key) for a in names for b in names if (a, b) in held]
-    return Matrix(
-        "matrix",
-        f"Paired differences of {label(key)}",
-        [cell.short for cell in held_ if cell.name in names],
-        entries,
-        says,
-        f"Table of paired differences, row minus column. {says}",
-        Table(["row", "column", "difference", "95 % interval", "p, corrected", "shown"], rows),
-        note,
-    )
+    note += f" Intervals: 95 %, of each pair alone. p: corrected over every question that the study asks.{more}"
+    rows = [_row(a, b, held[a, b], key) for a, b in asked]
+    alt = f"Table of paired differences, row minus column. {says}"
+    heads = ["row", "column", "difference", "95 % interval", "p, corrected", "shown"]
+    return Matrix(name, title, list(names.values()), entries, says, alt, Table(heads, rows), note)
 
 
 def shown(pair: dict[str, Any]) -> bool:

@@ -121,7 +121,7 @@ def steps_ratios(reader: Source) -> Intervals | None:
     known = [(cell, steps) for cell in cells(reader) if ranked(cell.row) and (steps := _steps(cell.row)) is not None]
     if len(known) < 2 or not any(numbers([p.get("ratio_p")])[0] >= 0 for p in pairs):
         return None
-    best = min(known, key=lambda f: _middle(f[1]))[0]
+    best = min(known, key=lambda f: (sum(map(math.isinf, f[1])) / max(1, len(f[1])), _middle(f[1])))[0]
     rows, numbered = [], []
     for cell, _ in known:
         found = _ratio(pairs, cell.name, best.name) if cell.name != best.name else (1.0, math.nan, math.nan, math.nan)
@@ -136,7 +136,7 @@ def steps_ratios(reader: Source) -> Intervals | None:
         rows.append(Interval(cell.short, cell.series, middle if math.isfinite(middle) else math.nan, *ends, [], words, quiet))
         span = "–" if math.isnan(low) and math.isnan(high) else f"{_end(low)} to {_end(high)}"
         numbered.append([cell.name, _end(middle) if not math.isnan(middle) else "–", span, f"{p:.2g}" if math.isfinite(p) else "–"])
-    if len(rows) < 2:
+    if sum(math.isfinite(row.mean) for row in rows) < 2:
         return None
     order = sorted(range(len(rows)), key=lambda i: rows[i].mean if math.isfinite(rows[i].mean) else math.inf)
     rows, numbered = [rows[i] for i in order], [numbered[i] for i in order]

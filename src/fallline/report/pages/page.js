@@ -59,8 +59,9 @@
       layout.yaxis = { ...rest, type: on ? "log" : "linear", ...(span ? { range: span } : {}), ...(on ? spec.log : {}) };
     }
     if (spec.names && place.clientWidth < 560) { // no room beside the rows: their names stand above them
-      Object.assign(layout.yaxis, { ticklabelposition: "inside top", automargin: false });
-      layout.margin.l = 4;
+      const at = { xref: "paper", x: 0, xanchor: "left", yanchor: "bottom", showarrow: false, font: { color: colour("@ink") } };
+      layout.annotations = [...(layout.annotations || []), ...layout.yaxis.ticktext.map((text, y) => ({ ...at, text, y }))];
+      layout.yaxis.showticklabels = false;
       layout.height = 1.2 * spec.height;
     }
     drawn.add(place);
