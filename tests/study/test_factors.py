@@ -86,7 +86,7 @@ def closed(ps, weights):
     out = [0.0] * m
     for size in range(1, m + 1):
         for some in combinations(range(m), size):
-            p = min(1.0, *(ps[i] * sum(weights[j] for j in some) / weights[i] for i in some))
+            p = float(np.min([1.0, *(ps[i] * sum(weights[j] for j in some) / weights[i] for i in some)]))
             for i in some:
                 out[i] = max(out[i], p)
     return out
@@ -205,18 +205,32 @@ def test_a_diverged_run_takes_its_seed_from_its_level():
     assert optimizer["levels"][1]["mean"] is None
 
 
-def test_a_missed_target_leaves_out_the_steps_of_its_levels_and_keeps_the_weight():
+def test_a_missed_target_leaves_out_the_steps_of_its_combination_and_keeps_the_weight():
     def steps(optimizer, batch, loss):
         del loss
-        return [50, 60, INF if (optimizer, batch) == ("b", 128) else 55, 52, 58]
+        return [50, 60, INF if (optimizer, batch) == ("b", 128) else 55 + len(f"{batch}"), 52, 58 - 3 * (optimizer == "c")]
 
-    rows = study("abc", [32, 128], draw=drawn(5), steps=steps)
+    rows = study("abc", [32, 64, 128], draw=drawn(5), steps=steps)
+    optimizer, batch = factors(rows)
+    assert (optimizer["steps_over"], batch["steps_over"]) == (2, 2)  # batch sizes 32 and 64, optimizers a and c
+    assert optimizer["left_out"] == "steps are compared over the 2 of 3 combinations in which no run missed the target"
+    ratio = steps_ratio(steps("a", 32, ""), steps("c", 32, "")).ratio
+    assert {(p["a"], p["b"]): p["ratio"] for p in optimizer["pairs"]}.get(("a", "c"), 1 / ratio) == pytest.approx(ratio, rel=1e-9)
+    assert len(compared(rows)[1]) == 2 * (3 + 3)
+    assert factor_steps([optimizer, batch], "accuracy", 0.9).endswith("where a run missed it, steps are left out")
+
+
+def test_a_level_that_always_misses_has_no_steps_and_keeps_its_questions():
+    rows = study("abc", [32, 128], draw=drawn(5), steps=lambda o, *_: [INF if o == "b" else 50 + i for i in range(5)])
     optimizer, batch = factors(rows)
     assert {(p["a"], p["b"]) for p in optimizer["pairs"] if p["ratio_p"] is not None} <= {("a", "c"), ("c", "a")}
-    assert batch["pairs"][0]["ratio"] is None
-    assert optimizer["left_out"] == "steps of b are not averaged, as a run missed the target"
+    assert {level["level"]: level["steps"] is None for level in optimizer["levels"]} == {"a": False, "b": True, "c": False}
+    assert optimizer["left_out"] == "steps of b are not compared, as a run missed the target"
+    assert batch["steps_over"] == 2
     assert len(compared(rows)[1]) == 2 * (3 + 1)
-    assert factor_steps([optimizer, batch], "accuracy", 0.9).endswith("levels of which a run missed it are left out")
+    none = study("ab", [32, 128], draw=drawn(5), steps=lambda *_: [INF, 1, 2, 3, 4])
+    assert {f["left_out"] for f in factors(none)} == {"steps are not compared, as runs missed the target"}
+    assert [p["ratio_p"] for f in factors(none) for p in f["pairs"]] == [None, None]
 
 
 def test_a_combination_that_is_not_ranked_everywhere_is_left_out():
@@ -259,9 +273,9 @@ def test_the_grid_is_whole():
 
 def test_an_average_needs_the_seeds_of_all_its_cells():
     cell = {"steps": None, "ran": [1.0, 1.0], "step": 0.0, "every": 0.0}
-    row = average("x", [{**cell, "at_seeds": [0, 1], "values": [1.0, 2.0]}, {**cell, "at_seeds": [1, 2], "values": [4.0, 5.0]}])
+    row = average("x", [{**cell, "at_seeds": [0, 1], "values": [1.0, 2.0]}, {**cell, "at_seeds": [1, 2], "values": [4.0, 5.0]}], [])
     assert (row["at_seeds"], row["values"]) == ([1], [3.0])
-    row = average("x", [{**cell, "at_seeds": [0, 1], "values": [1.0, 2.0]}, {**cell, "at_seeds": [2, 3], "values": [4.0, 5.0]}])
+    row = average("x", [{**cell, "at_seeds": [0, 1], "values": [1.0, 2.0]}, {**cell, "at_seeds": [2, 3], "values": [4.0, 5.0]}], [])
     assert row["values"] == []
 
 
@@ -322,7 +336,7 @@ def test_sixteen_cells_are_not_listed():
     rows = study("abcd", [32, 128], ["mse", "huber"], draw=drawn(11), steps=lambda *_: np.random.default_rng(1).integers(40, 60, 5))
     text = told(rows)
     assert "none of the other 15 can be told apart from it at 5 seeds" in text
-    assert "Steps: no difference in the steps to accuracy 0.9 is shown over all cells" in text
+    assert "Steps: no difference in the steps to accuracy 0.9 is shown of any factor" in text
     assert max(len(part.split(", ")) for part in text.split(" (")[0].split("; ")) <= 6
 
 

@@ -50,10 +50,10 @@ def factor_steps(found: Sequence[Row], metric: str, target: float) -> str:
     out, missed = [], False
     for factor in found:
         clauses = steps_clauses([level["level"] for level in factor["levels"]], factor["pairs"])
-        out += [f"{over(factor)}, {clauses[0]}", *clauses[1:]] if clauses else []
-        missed = missed or any(level["steps"] is None for level in factor["levels"])
-    words = f"to reach {goal}, {'; '.join(out)}" if out else f"no difference in the steps to {goal} is shown over all cells"
-    return f"{words}; levels of which a run missed it are left out" if missed else words
+        out += [f"{over(factor, steps=True)}, {clauses[0]}", *clauses[1:]] if clauses else []
+        missed = missed or any(level["steps"] is None or factor["steps_over"] < len(level["cells"]) for level in factor["levels"])
+    words = f"to reach {goal}, {'; '.join(out)}" if out else f"no difference in the steps to {goal} is shown of any factor"
+    return f"{words}; where a run missed it, steps are left out" if missed else words
 
 
 def compared(factor: Row) -> bool:
@@ -61,15 +61,20 @@ def compared(factor: Row) -> bool:
     return any(pair["n"] > 1 for pair in factor["pairs"])
 
 
-def over(factor: Row) -> str:
+def over(factor: Row, *, steps: bool = False) -> str:
     """Over what the levels of a factor were averaged.
+
+    Args:
+        factor: of `factors`.
+        steps: whether their steps are spoken of.
 
     >>> over({"over": ["batch_size", "loss"], "whole": True, "levels": []})
     'over all batch sizes and losses'
     """
-    if factor["whole"]:
+    cells = len(factor["levels"][0]["cells"]) if factor["levels"] else 0
+    count = factor["steps_over"] if steps else cells
+    if factor["whole"] and count == cells:
         return f"over all {listed([PLURAL[name] for name in factor['over']])}"
-    count = len(factor["levels"][0]["cells"])
     what = listed([SINGULAR[name] for name in factor["over"]])
     if len(factor["over"]) == 1:
         return f"over {count} {PLURAL[factor['over'][0]]}" if count > 1 else f"at one {what}"

@@ -9,8 +9,9 @@ batch sizes that were not tried.
 
 Levels are compared over the same cells: where a cell is missing or not ranked, the combination of the other factors or the level that
 lacks most leaves that factor's comparison, and that is said. A seed at which a cell of a level diverged has no value for that level; two
-levels are then compared on the other seeds and by how many seeds each has lost (`pair_test`). An average of steps needs all of them:
-where a run of a level missed the target, that level's steps are not compared, and that is said; nothing is put in for them.
+levels are then compared on the other seeds and by how many seeds each has lost (`pair_test`). An average of steps needs all of them,
+and nothing is put in for a run that missed the target: its cell leaves the comparison of steps in the same way, with the combination or
+the level that has lost most. Of two levels that are alike this favours neither.
 
 An average may hide that adam is better at batch size 32 and sgd at 512. So it is asked of every two levels whether their order turns
 with another factor: whether a leads somewhere and b elsewhere, both shown. With dᵤ the paired differences at the K levels u of the other
@@ -26,7 +27,7 @@ Gail and Simon's, "Testing for qualitative interactions between treatment effect
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -54,9 +55,15 @@ class Grid:
     cells: dict[tuple[Any, Rest], Row]
     asked: list[Rest]  # all combinations of the study
 
-    def row(self, level: Any, rests: Sequence[Rest]) -> dict[str, Any]:
-        """A level as a row that can be compared: its cells' averages, seed by seed."""
-        return average(level_name(self.factor, level), [self.cells[level, rest] for rest in rests])
+    def row(self, level: Any, rests: Sequence[Rest], timed: Sequence[Rest] = ()) -> dict[str, Any]:
+        """A level as a row that can be compared: its cells' averages, seed by seed; those of its steps over `timed` only."""
+        cells, own = ([self.cells[level, rest] for rest in some] for some in (rests, timed))
+        return average(level_name(self.factor, level), cells, own)
+
+    def reached(self) -> tuple[list[Any], list[Rest]]:
+        """The levels and the combinations whose steps are compared: in none of their cells a run missed the target."""
+        cells = {at for at, row in self.cells.items() if row["steps"] is not None and None not in row["steps"]}
+        return whole(self.levels, self.rests, cells)
 
 
 def compared(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[Question], list[Question]]:
@@ -72,10 +79,12 @@ def compared(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[Question],
     for factor in vary if len(vary) > 1 else []:
         grid = make_grid(rows, factor, [name for name in vary if name != factor])
         lower = record.key(rows[0]["metric"]).better == "lower"
-        means = {level: grid.row(level, grid.rests) for level in grid.levels}
+        quick, timed = grid.reached()
+        means = {level: grid.row(level, grid.rests, timed if level in quick else ()) for level in grid.levels}
         order = sorted(grid.levels, key=lambda level: _rank(means[level], lower))
         made = {"factor": factor, "over": grid.others, "levels": [_level(grid, level, means[level]) for level in order]}
         made |= {"pairs": [], "turns": [], "left_out": _left_out(grid, rows, means), "whole": len(grid.rests) == len(grid.asked)}
+        made["steps_over"] = len(timed)
         for a, b in combinations(order, 2):
             pair, verdict, ratio = versus(means[a], means[b])
             made["pairs"].append(pair)
@@ -103,36 +112,44 @@ def varying(rows: Sequence[Row]) -> list[str]:
 
 
 def make_grid(rows: Sequence[Row], factor: str, others: Sequence[str]) -> Grid:
-    """The levels of a factor and the combinations of the others of which every cell is ranked.
-
-    While a cell is lacking, the level or the combination that lacks the largest share of its cells is left out; of two that lack as
-    much, the combination.
-    """
+    """The levels of a factor and the combinations of the others of which every cell is ranked."""
     cells = {(row[factor], tuple(row[name] for name in others)): row for row in rows if row["rank"] is not None}
     levels = list(dict.fromkeys(row[factor] for row in rows))
     asked = list(dict.fromkeys(tuple(row[name] for name in others) for row in rows))
-    rests = list(asked)
-    while levels and rests:
-        by_rest = [(sum((level, rest) not in cells for level in levels) / len(levels), 1, rest) for rest in rests]
-        by_level = [(sum((level, rest) not in cells for rest in rests) / len(rests), 0, level) for level in levels]
+    return Grid(factor, list(others), *whole(levels, asked, set(cells)), cells, asked)
+
+
+def whole(levels: Sequence[Any], rests: Sequence[Rest], cells: Set[tuple[Any, Rest]]) -> tuple[list[Any], list[Rest]]:
+    """The levels and combinations that are left when no cell is lacking any more; none where there are no two levels.
+
+    While a cell is lacking, the level or the combination that lacks the largest share of its cells is left out; of two that lack as
+    much, the combination.
+
+    >>> whole(["a", "b", "c"], [(32,), (64,)], {("a", (32,)), ("a", (64,)), ("b", (32,)), ("b", (64,)), ("c", (64,))})
+    (['a', 'b'], [(32,), (64,)])
+    """
+    kept, over = list(levels), list(rests)
+    while kept and over:
+        by_rest = [(sum((level, rest) not in cells for level in kept) / len(kept), 1, rest) for rest in over]
+        by_level = [(sum((level, rest) not in cells for rest in over) / len(over), 0, level) for level in kept]
         lacks, which, worst = max([*by_level, *by_rest], key=lambda item: item[:2])
         if lacks == 0:
             break
-        (rests if which else levels).remove(worst)
-    if len(levels) < 2 or not rests:
-        levels, rests = [], []
-    return Grid(factor, list(others), levels, rests, cells, asked)
+        (over if which else kept).remove(worst)
+    return (kept, over) if len(kept) > 1 and over else ([], [])
 
 
-def average(name: str, cells: Sequence[Row]) -> dict[str, Any]:
+def average(name: str, cells: Sequence[Row], timed: Sequence[Row]) -> dict[str, Any]:
     """Cells as one row: their mean values and the geometric means of their steps, seed by seed, on the seeds that all of them have.
 
     Args:
         name: of the row.
         cells: rows.
+        timed: those whose steps are averaged; in none a run missed the target. No one: no steps.
 
     >>> cell = {"at_seeds": [0, 1], "steps": [10, 40], "ran": [80, 80], "step": 0.0, "every": 0.0}
-    >>> row = average("adam", [{**cell, "values": [1.0, 2.0]}, {**cell, "values": [3.0, None], "steps": [40, 90]}])
+    >>> cells = [{**cell, "values": [1.0, 2.0]}, {**cell, "values": [3.0, None], "steps": [40, 90]}]
+    >>> row = average("adam", cells, cells)
     >>> row["values"], [round(s) for s in row["steps"]]
     ([2.0, None], [20, 60])
     """
@@ -141,12 +158,11 @@ def average(name: str, cells: Sequence[Row]) -> dict[str, Any]:
     values = np.array([at_seeds(cell, "values", seeds, math.nan) for cell in cells])
     means = [plain(v) for v in values.mean(axis=0)]
     steps, every = None, 0.0
-    if seeds and all(cell["steps"] is not None for cell in cells):
-        logs = np.log([[max(s, 1.0) for s in at_seeds(cell, "steps", seeds, math.inf)] for cell in cells])
-        if np.isfinite(logs).all():
-            steps = [float(s) for s in np.exp(logs.mean(axis=0))]
-            read = np.array([cell["every"] for cell in cells]) / np.exp(logs.mean(axis=1))  # rounding of each cell, as a share of its steps
-            every = float(np.exp(logs.mean()) * math.sqrt((read**2).sum()) / k)
+    if seeds and timed:
+        logs = np.log([[max(s, 1.0) for s in at_seeds(cell, "steps", seeds, math.inf)] for cell in timed])
+        steps = [float(s) for s in np.exp(logs.mean(axis=0))]
+        read = np.array([cell["every"] for cell in timed]) / np.exp(logs.mean(axis=1))  # rounding of each cell, as a share of its steps
+        every = float(np.exp(logs.mean()) * math.sqrt((read**2).sum()) / len(timed))
     return {
         "cell": name,
         "rank": 1,
@@ -230,9 +246,15 @@ def _left_out(grid: Grid, rows: Sequence[Row], means: Mapping[Any, Row]) -> str:
     if rests:
         out.append(f"{_few([_spoken(grid.others, rest) for rest in rests])} left out, where not all of them are ranked")
     if any(row["steps"] is not None for row in rows):
-        missed = [row["cell"] for row in means.values() if row["steps"] is None]
+        quick, timed = grid.reached()
+        if not timed:
+            out.append("steps are not compared, as runs missed the target")
+            return "; ".join(out)
+        missed = [row["cell"] for level, row in means.items() if level not in quick]
         if missed:
-            out.append(f"steps of {_few(missed)} are not averaged, as a run missed the target")
+            out.append(f"steps of {_few(missed)} are not compared, as a run missed the target")
+        if len(timed) < len(grid.rests):
+            out.append(f"steps are compared over the {len(timed)} of {len(grid.rests)} combinations in which no run missed the target")
     return "; ".join(out)
 
 

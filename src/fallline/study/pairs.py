@@ -16,7 +16,7 @@ Why it holds: take the first false claim. All claims before it were true, so wha
 weights that sum up to W or more, and p/w ≤ 0.05/W. The chance that any of them has p ≤ 0.05·w/W is at most Σ 0.05·w/W = 0.05, however the
 questions hang together: averages and the cells that they are made of hang together closely. A gatekeeper (no question about cells before
 all about factors are answered) was not taken: with it, one factor that does not matter would silence every cell. A question that the runs
-themselves leave without an answer (steps of levels where a run missed the target) keeps its weight, as p = 1.
+themselves leave without an answer (steps of a level that never reaches the target) keeps its weight, as p = 1.
 
 Intervals are those of each pair alone, at 95 %; where a corrected p-value is at most 0.05, that interval leaves out "no difference".
 
@@ -74,11 +74,12 @@ def factors(rows: Sequence[Row]) -> list[dict[str, Any]]:
     Returns:
         One dict for each factor that varies: `factor` ("optimizer", "batch_size", "loss" or "schedule"), `over` (the other factors that
         vary), `levels` (the best mean first: `level`, its name; `value`, as it stands in the rows; `mean`, `low`, `high` over seeds;
-        `steps`, the geometric mean, None: a run missed, or no target; `diverged`, seeds on which a run of it diverged; `cells`, names of
-        those it is the average of), `pairs` (as `differences` gives them, a and b names of levels; `ratio_p` is None as well where a
-        run missed the target), `turns` (whether the order of two levels turns with another factor: `a`, `b`, `factor`, `a_leads_at` and
-        `b_leads_at`, the levels of that factor where either leads most clearly, None: nowhere; `p`, corrected), `left_out` (a sentence,
-        or ""), `whole` (whether every combination of the other factors takes part).
+        `steps`, the geometric mean, None: no target, or left out; `diverged`, seeds on which a run of it diverged; `cells`, names of
+        those it is the average of), `pairs` (as `differences` gives them, a and b names of levels; `ratio` and `ratio_p` are None as
+        well where steps are left out), `turns` (whether the order of two levels turns with another factor: `a`, `b`, `factor`,
+        `a_leads_at` and `b_leads_at`, the levels of that factor where either leads most clearly, None: nowhere; `p`, corrected),
+        `left_out` (a sentence, or ""), `whole` (whether every combination of the other factors takes part), `steps_over` (over how
+        many combinations steps are compared: those in which no run missed the target).
     """
     return judged(rows)[1]
 
