@@ -397,7 +397,7 @@ def test_optuna_reads_the_trials_with_their_states_and_settings(iris, tmp_path: 
 
 
 def test_a_search_goes_on_where_the_user_stopped_it(iris, tmp_path: Path) -> None:
-    plan = plan_of(trials=12, batch=6)
+    plan = plan_of(trials=15, batch=5)
     asked = 0
 
     def count() -> bool:
@@ -406,7 +406,8 @@ def test_a_search_goes_on_where_the_user_stopped_it(iris, tmp_path: Path) -> Non
         return False
 
     whole = search(iris, plan, tmp_path / "whole", stop=count)
-    for share in (0.05, 0.5, 0.97):  # in the first batch, in the second, among the finalists
+    assert {t.by for t in whole.trials[10:]} == {"tpe"}
+    for share in (0.05, 0.6, 0.97):  # in the first batch, where TPE asks, among the finalists
         folder = tmp_path / str(share)
         left = int(share * asked)
 
@@ -421,6 +422,35 @@ def test_a_search_goes_on_where_the_user_stopped_it(iris, tmp_path: Path) -> Non
         assert again.status == "finished"
         assert told(again) == told(whole)
         assert ranks(again) == ranks(whole)
+
+
+def test_a_search_lost_between_two_trials_of_the_file_goes_on(iris, tmp_path: Path, monkeypatch) -> None:
+    plan = plan_of(trials=15, batch=5)
+    whole = search(iris, plan, tmp_path / "whole")
+    write = TrialsFile._write
+    for place, least in enumerate((3, 12)):
+        folder = tmp_path / str(place)
+
+        def lost(self, trials, least=least) -> None:
+            breaks = trials[0].number <= least <= trials[-1].number
+            write(self, [trial for trial in trials if not breaks or trial.number < least])  # a later batch must not be written
+            if breaks:
+                raise FalllineError("lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TrialsFile, "_write", lost)
+            with pytest.raises(FalllineError, match="lost"):
+                search(iris, plan, folder)
+        again = run_search({"linear": "linear"}, iris, SearchPlan.from_json(Writer(folder).info["config"]), Writer(folder), quiet=True)
+        assert told(again) == told(whole)
+        assert ranks(again) == ranks(whole)
+
+
+def test_the_median_pruner_leaves_the_startup_trials_alone(iris) -> None:
+    found = search(iris, plan_of(trials=30, batch=10, pruner="median", sampler="random"))
+    assert {t.status for t in found.trials[:10]} <= {"finished", "diverged"}
+    assert any(t.status == "stopped" for t in found.trials[10:])
+    assert all(list(t.reports) == list(range(1, t.epochs + 1)) for t in found.trials if t.status != "diverged")
 
 
 def test_a_finished_search_adds_trials_only_where_more_are_asked(iris, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def run_search(
                 at = done
             bar.advance(0, note="the best again, with fresh seeds")
             finals = [] if shop.interrupted else train_finalists(search)
+            file.flush()
         finally:
             file.close()
     status = "interrupted" if shop.interrupted else "finished"

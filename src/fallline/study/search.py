@@ -266,8 +266,8 @@ class Search:
             self.study.add_trials(kept[:done])
         for number in range(done):
             found = self.known(number)
-            if found is None:
-                raise FalllineError(f"the record lacks trial {number}, which 'trials.db' holds; the search '{file.path}' is not whole.")
+            if found is None or found.params != kept[number].params:
+                raise FalllineError(f"trial {number} of '{file.path}' is not that of the record; the search is not whole, start a new one.")
             self.trials.append(found)
 
     def run(self) -> Iterator[int]:

@@ -1,13 +1,14 @@
 """`trials.db`: the finished trials of a search as Optuna keeps them (SQLite), for its dashboard, its plots, and for going on.
 
-Trials are asked and judged in memory and written when their batch is whole, in the order of their numbers: a process that is killed leaves
-no trial running, and the trials that it lost are asked again with the same values (`sampling.py`). One process at a time may hold a search:
-it keeps an exclusive transaction on `trials.lock` open, which ends with the process however it ends.
+Trials are asked and judged in memory and written when their batch is whole, in the order of their numbers, while the next batch trains:
+a process that is killed leaves no trial running, and the trials that it lost are asked again with the same values (`sampling.py`). One
+process at a time may hold a search: it keeps an exclusive transaction on `trials.lock` open, which ends with the process however it ends.
 """
 
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,8 @@ class TrialsFile:
     def __init__(self, folder: Path | None, direction: Literal["minimize", "maximize"]) -> None:
         self.path = None if folder is None else folder / FILE
         self._study: Any = None
+        self._writer = ThreadPoolExecutor(1, "trials")
+        self._written: list[Future[None]] = []
         if self.path is None:
             return
         import optuna
@@ -67,15 +70,32 @@ class TrialsFile:
         return found
 
     def add(self, trials: "Sequence[optuna.trial.FrozenTrial]") -> None:
-        """Keep finished trials, in the order of their numbers."""
+        """Keep finished trials, in the order of their numbers; they are written in the background."""
         if self._study is not None:
-            with self._told():
-                for trial in trials:
-                    self._study.add_trial(trial)
+            self._written.append(self._writer.submit(self._write, list(trials)))
+
+    def _write(self, trials: "Sequence[optuna.trial.FrozenTrial]") -> None:
+        if any(written.done() and written.exception() is not None for written in self._written):
+            return  # a trial after one that was lost would have the wrong number
+        with self._told():
+            for trial in trials:
+                self._study.add_trial(trial)
+
+    def flush(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+            FalllineError: it could not be.
+        """
+        for written in self._written:
+            written.result()
+        self._written.clear()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; what was added is written before."""
         if self._study is not None:
+            self._writer.submit(self._storage.remove_session)
+            self._writer.shutdown()
             self._storage.remove_session()
             self._storage.engine.dispose()
 
