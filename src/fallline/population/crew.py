@@ -29,6 +29,7 @@ from fallline.training.goal import Goal
 from fallline.training.loop import Outcome, judged_rows
 from fallline.training.session import block_of
 from fallline.training.settings import Settings
+from fallline.training.threads import is_small
 
 if TYPE_CHECKING:
     from fallline.data import Data
@@ -93,6 +94,7 @@ class Crew:
         parts = 1 if self.device.type != "cpu" or not squad else -(-len(seats) // squad)
         cuts = [len(seats) * part // parts for part in range(parts + 1)]
         self.workers = min(parts, torch.get_num_threads())
+        self.small = is_small(models[0], batch * -(-len(seats) // parts))
         self.squads: list[Squad] = []
         with self._threads():
             for first, end in pairwise(cuts):
@@ -116,8 +118,8 @@ class Crew:
         """The threads of torch shared out among the squads: one squad, one thread, where there are as many."""
         before = torch.get_num_threads()
         try:
-            if self.workers > 1:
-                torch.set_num_threads(max(1, before // self.workers))
+            if self.device.type == "cpu":
+                torch.set_num_threads(1 if self.small else max(1, before // self.workers))
             yield
         finally:
             torch.set_num_threads(before)
