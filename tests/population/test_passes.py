@@ -256,21 +256,32 @@ def test_gradients_outputs_and_buffers_equal_autograd(name):
     compare(make, kind, exact=kind is Layers)
 
 
-def test_a_plain_stack_can_be_asked_for_to_the_last_bit():
-    """Alone it goes through `training.dense`, with oneDNN's products where they are large."""
+def slope_of(loss, raw, y):
+    if raw.shape[1] > 1:
+        return loss.quick_slope(raw, y)
+    value, slope = loss.quick_slope(raw[:, 0], y)
+    return value, slope.unsqueeze(1)
+
+
+@pytest.mark.parametrize("rows", [32, 9])
+@pytest.mark.parametrize("outputs", [10, 1])
+def test_a_plain_stack_gives_the_very_bits_of_the_run_alone(rows, outputs):
+    """Alone it goes through `training.dense`, which calls the same products."""
     torch.manual_seed(0)
-    models = [nn.Sequential(nn.Linear(200, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 10)) for _ in range(3)]
-    x, y = torch.randn(3, 32, 200), torch.randint(0, 10, (3, 32))
+    models = [nn.Sequential(nn.Linear(200, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, outputs)) for _ in range(3)]
+    x, loss = torch.randn(3, rows, 200), CrossEntropy() if outputs > 1 else MSE()
+    y = torch.randint(0, 10, (3, rows)) if outputs > 1 else torch.randn(3, rows)
+    loss.validate_targets(y.flatten())
     stack = Stack(models)
-    made = make_pass(stack, x[0], Noise([0, 1, 2]), y[0], CrossEntropy(), exact=True)
-    assert type(made) is Layers
-    made.step(x, y, CrossEntropy())
+    made = make_pass(stack, x[0], Noise([0, 1, 2]), y[0], loss)
+    assert type(made) is Dense
+    made.step(x, y, loss)
     for r, model in enumerate(models):
         with torch.random.fork_rng():
             torch.manual_seed(r)
             one = dense_stack(model, x[r])
             assert one is not None
-            one.step(x[r], lambda raw, r=r: CrossEntropy().quick_slope(raw, y[r]))
+            one.step(x[r], lambda raw, r=r: slope_of(loss, raw, y[r]))
         assert all(torch.equal(stack.grads[name][r], p.grad) for name, p in model.named_parameters())
 
 

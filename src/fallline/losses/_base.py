@@ -32,6 +32,7 @@ _NARROW = (torch.float16, torch.bfloat16)
 WIDE = (torch.float32, torch.float64)
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _STRIDED = torch.strided
+_LANES = 16  # float32 numbers in the widest vector of a CPU
 _MEAN = frozenset({"weights", "kept", "terms", "_terms", "_reduce", "_mean", "_count"})
 _COST = _MEAN | {"values"}
 _FASTER = {
@@ -273,6 +274,9 @@ class Loss(nn.Module):
 
     def quick_slopes(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """`quick_slope` of several models at once: input (R, N, ...) and target (R, N, ...) give values (R,) and slopes like the input."""
+        if input[:1].numel() % _LANES:  # some functions round the numbers behind the last whole vector otherwise: each model's by itself
+            found = [self.quick_slope(x, y) for x, y in zip(input, target, strict=True)]
+            return torch.stack([value for value, _ in found]), torch.stack([slope for _, slope in found])
         leaf = input.detach().requires_grad_()
         with torch.enable_grad():
             values = self.quick_each(leaf, target)

@@ -20,6 +20,7 @@ from torch import nn
 from fallline import data as data_
 from fallline.data.batches import order
 from fallline.optim import schedules
+from fallline.population.layers import Layers
 from fallline.population.member import Job, Result
 from fallline.population.seat import Seat
 from fallline.population.squad import Metrics, Rows, Squad
@@ -100,6 +101,8 @@ class Crew:
             for first, end in pairwise(cuts):
                 mine = seats[first:end]
                 self.squads.append(Squad(mine, [models[seat.place] for seat in mine], self.rows))
+        if any(isinstance(squad.passes, Layers) for squad in self.squads):  # to the bit as alone: with as many threads, one after another
+            self.workers = 1
         train = judged_rows(data.train)
         self.splits = {
             "train": (train, target if train is data.train else goal.targets(train.y).to(self.device)),
@@ -115,7 +118,7 @@ class Crew:
 
     @contextmanager
     def _threads(self) -> Iterator[None]:
-        """The threads of torch shared out among the squads: one squad, one thread, where there are as many."""
+        """The threads of torch shared out among the squads: one squad, one thread, where there are as many and they work side by side."""
         before = torch.get_num_threads()
         try:
             if self.device.type == "cpu":

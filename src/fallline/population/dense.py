@@ -24,10 +24,14 @@ class _Linear:
 
     def __init__(self, stack: Stack, prefix: str, biased: bool) -> None:
         self.stack, self.weight = stack, f"{prefix}weight"
+        self.single = stack.values[self.weight].shape[1] == 1  # as in `training.dense`, to the bit
         self.bias = f"{prefix}bias" if biased else None
 
     def forward(self, a: Tensor) -> Tensor:
         self.kept = a
+        if self.single:
+            z = (a * self.stack.values[self.weight]).sum(2, keepdim=True)
+            return z if self.bias is None else z.add_(self.stack.values[self.bias].unsqueeze(1))
         across = self.stack.values[self.weight].transpose(1, 2)
         if self.bias is None:
             return torch.bmm(a, across)
@@ -35,10 +39,16 @@ class _Linear:
 
     def backward(self, delta: Tensor, wanted: bool) -> Tensor:
         grads = self.stack.grads
-        torch.bmm(delta.transpose(1, 2), self.kept, out=grads[self.weight])
+        if self.single:
+            torch.sum(delta * self.kept, 1, keepdim=True, out=grads[self.weight])
+        else:
+            torch.bmm(delta.transpose(1, 2), self.kept, out=grads[self.weight])
         if self.bias is not None:
             torch.sum(delta, 1, out=grads[self.bias])
-        return torch.bmm(delta, self.stack.values[self.weight]) if wanted else delta
+        if not wanted:
+            return delta
+        weight = self.stack.values[self.weight]
+        return delta * weight if self.single else torch.bmm(delta, weight)
 
 
 class _Dropout:

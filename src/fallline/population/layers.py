@@ -13,7 +13,6 @@ from fallline.population.noise import Noise
 from fallline.population.parts import CONVOLUTIONS, DROPS, MAPS, NEURONS, NORMS, WORDS, Affine, Convolve, Drop, Graph, Normalise, Part
 from fallline.population.slices import ALIGNED, Slices
 from fallline.population.stack import Stack
-from fallline.training.dense import has_onednn
 
 if TYPE_CHECKING:
     from fallline.losses import Loss
@@ -28,12 +27,10 @@ class Layers:
         x: some rows, (N, ...), for their type and their number of axes.
         drops: whether dropout is called anywhere inside a module that is run by autograd.
         whole: run the whole model by autograd, whatever it is.
-        dense: the members are plain stacks, which alone would be trained by `training.dense`.
     """
 
-    def __init__(self, stack: Stack, noise: Noise, x: Tensor, *, drops: bool, whole: bool = False, dense: bool = False) -> None:
+    def __init__(self, stack: Stack, noise: Noise, x: Tensor, *, drops: bool, whole: bool = False) -> None:
         self.stack, self.slices, self.noise, self.drops = stack, Slices(stack), noise, drops
-        self.onednn = dense and x.dtype == torch.float32 and x.device.type == "cpu" and has_onednn()
         self.parts = self._parts(x, whole)
         weighted = [i for i, part in enumerate(self.parts) if part.names]
         self.back = [(part, i > weighted[0]) for i, part in enumerate(self.parts) if i >= weighted[0]][::-1]
@@ -108,7 +105,7 @@ class Layers:
         if "forward" in vars(layer) or not learnt or not a.is_floating_point():
             return None
         if isinstance(layer, nn.Linear) and kind is nn.Linear and a.ndim == 2:
-            return Affine(slices, prefix, layer, self.onednn)
+            return Affine(slices, prefix, layer)
         zeros = getattr(layer, "padding_mode", "") == "zeros" and layer.padding not in WORDS
         if kind in CONVOLUTIONS and zeros and a.ndim == 3 + CONVOLUTIONS.index(kind):
             return Convolve(slices, prefix, layer)
@@ -124,11 +121,12 @@ class Layers:
 
 
 def _slope(loss: "Loss", raw: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """One member's loss and its derivative by the raw outputs, as a run alone has them."""
-    if raw.ndim == 2 and raw.shape[-1] > 1:
-        return loss.quick_slope(raw, target)
-    value, slope = loss.quick_slope(raw.reshape(-1), target)
-    return value, slope.reshape(raw.shape)
+    """One member's loss and its derivative by the raw outputs, by autograd, as a run alone of such a model has them."""
+    leaf = raw.detach().requires_grad_()
+    with torch.enable_grad():
+        value = loss.quick(leaf if raw.ndim == 2 and raw.shape[-1] > 1 else leaf.reshape(-1), target)
+    (slope,) = torch.autograd.grad(value, leaf)
+    return value.detach(), slope
 
 
 def leaves(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:

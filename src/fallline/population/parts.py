@@ -24,7 +24,6 @@ from typing_extensions import override
 
 from fallline.population.noise import Call, Noise, drawing
 from fallline.population.slices import Slices
-from fallline.training.dense import product
 
 aten = torch.ops.aten
 _LARGE = 1 << 12  # numbers of a gradient
@@ -72,25 +71,23 @@ class Affine(Part):
         slices: the members' weights.
         prefix: of the layer's names in the stack.
         layer: the layer.
-        onednn: whether large products are oneDNN's, as in the pass of one member without autograd.
     """
 
-    def __init__(self, slices: Slices, prefix: str, layer: nn.Linear, onednn: bool) -> None:
+    def __init__(self, slices: Slices, prefix: str, layer: nn.Linear) -> None:
         self.names = (f"{prefix}weight", f"{prefix}bias")[: 1 + (layer.bias is not None)]
-        self.slices, self.biased, self.onednn = slices, layer.bias is not None, onednn
+        self.slices, self.biased = slices, layer.bias is not None
         super().__init__()
 
     @override
     def forward(self, member: int, a: Tensor, training: bool) -> Tensor:
         self.a, self.weight = a, self.slices[self.names[0]][member]
-        bias = self.slices[self.names[1]][member] if self.biased else None
-        return product(a, self.weight, self.weight.t(), bias, self.onednn and training)
+        return torch.addmm(self.slices[self.names[1]][member], a, self.weight.t()) if self.biased else torch.mm(a, self.weight.t())
 
     @override
     def backward(self, member: int, delta: Tensor, wanted: bool) -> Tensor:
-        across = product(delta.t(), self.a.t(), self.a, None, self.onednn)
+        across = torch.mm(delta.t(), self.a)
         self.note(self.slices, member, *((across, delta.sum(0)) if self.biased else (across,)))
-        return product(delta, self.weight.t(), self.weight, None, self.onednn) if wanted else delta
+        return torch.mm(delta, self.weight) if wanted else delta
 
 
 class Convolve(Part):

@@ -40,7 +40,7 @@ class Pass(Protocol):
         ...
 
 
-def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss", *, short: int = 0, exact: bool = False) -> Pass:
+def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss", *, short: int = 0) -> Pass:
     """The fastest pass that gives what each member alone would give.
 
     The stack's numbers stay as they are; a parameter that the outputs do not need becomes one of its fixed ones, as no optimizer moves it.
@@ -52,14 +52,13 @@ def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss
         target: of these rows, as the loss reads it.
         loss: what is minimised.
         short: rows of a last mini-batch that has fewer.
-        exact: not a bit may differ from what a member alone gives, on the CPU: for rules that make much of rounding (Muon's products).
 
     Raises:
         Unstackable: the model cannot be run for several members at once; the reason says what stands in the way, and nothing was changed.
     """
     layers = plain_layers(stack.template, x) if stack.free else None
     if layers is not None:
-        return Layers(stack, noise, x, drops=False, dense=True) if exact else Dense(stack, layers, noise)
+        return Dense(stack, layers, noise)
     refuse_hooks(stack.template)
     if not stack.free:
         raise Unstackable("a parameter has hooks, which would see all members")
@@ -70,7 +69,7 @@ def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss
     if short:
         calls[short] = probe(stack.template, x[:short]).calls
     here = x.device.type == "cpu"  # elsewhere many launches of small kernels cost more than the bits are worth
-    exact = here and (exact or found.exact)
+    exact = here and found.exact
     if not exact:
         noisy = [_try(stack, x[:rows], noise, target[:rows], loss, calls, found.used) for rows in calls]
         exact = here and any(noisy)

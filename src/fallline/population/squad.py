@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fallline.data import Split
 
 _GATHER_BYTES = 1 << 19  # rows gathered at once, of all members of a squad; a gather that leaves the cache costs twice
+_EVEN = 16  # rows of float32 that end at a multiple of 64 bytes, whatever their width
 _ELEMENTS = 1 << 23  # numbers of an activation while rows are judged
 
 Metrics = dict[str, float]
@@ -115,9 +116,11 @@ class Squad:
             for k, (x, target) in enumerate(zip(*self._gather(chosen, to - at, rows.batch), strict=True)):
                 seen.append(self._one(at + k, x, target))
         if whole < end:
-            chosen = self.spots[:, whole * rows.batch :].reshape(-1)
-            ((x,), (target,)) = self._gather(chosen, 1, rows.short)
-            seen.append(self._one(whole, x, target))
+            chosen = self.spots[:, whole * rows.batch :]
+            even = -(-rows.short // _EVEN) * _EVEN  # every member's rows begin where rows of its own would: products may round by that
+            chosen = torch.cat([chosen, chosen[:, :1].expand(members, even - rows.short)], 1).reshape(-1)
+            ((x,), (target,)) = self._gather(chosen, 1, even)
+            seen.append(self._one(whole, x[:, : rows.short], target[:, : rows.short]))
         start = first * rows.batch
         if start < self.kept:
             raw = torch.cat(seen, 1)[:, : self.kept - start]

@@ -59,7 +59,11 @@ class Head:
 def fits(optimizer: torch.optim.Optimizer) -> bool:
     """Whether the table can step members of this optimizer."""
     kind = type(optimizer)
-    if not isinstance(optimizer, RuleOptimizer) or kind.step is not RuleOptimizer.step or getattr(kind, "rule_for", None) is not RuleOptimizer.rule_for:
+    if (
+        not isinstance(optimizer, RuleOptimizer)
+        or kind.step is not RuleOptimizer.step
+        or getattr(kind, "rule_for", None) is not RuleOptimizer.rule_for
+    ):
         return False
     if not isinstance(optimizer.rule, Rule) or optimizer.rule.last is not None or hasattr(kind, "eval"):
         return False

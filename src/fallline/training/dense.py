@@ -2,9 +2,9 @@
 
     zₗ = Wₗ aₗ₋₁ + bₗ        δₗ = (Wₗ₊₁ᵀ δₗ₊₁) ⊙ f′(zₗ)        ∂L/∂Wₗ = δₗ aₗ₋₁ᵀ        ∂L/∂bₗ = Σ δₗ
 
-For small networks the bookkeeping costs as much as a layer, and torch's own matrix product for float32 on the CPU (MKL) takes up to twice
-as long as oneDNN's on some processors. Only `nn.Sequential` of Flatten, Linear, ReLU, LeakyReLU, Tanh, Sigmoid, Dropout and Identity is
-taken, on the CPU, without hooks. Anything else runs as it always did. Gradients equal autograd's to rounding.
+For small networks the bookkeeping costs as much as a layer. Only `nn.Sequential` of Flatten, Linear, ReLU, LeakyReLU, Tanh, Sigmoid,
+Dropout and Identity is taken, on the CPU, without hooks. Anything else runs as it always did. Gradients equal autograd's to rounding, and
+those of a member of a population (`population.dense`) to the bit: both call the same products.
 
 Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors", Nature 323, 1986.
 """
@@ -15,39 +15,32 @@ import torch
 from torch import Tensor, nn
 
 _PLAIN = (nn.Linear, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.Dropout, nn.Identity)
-_LARGE = 1 << 20  # multiplications from which oneDNN's faster product makes up for its dearer call
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Where a module keeps what runs beside its own forward and backward."""
-
-
-def has_onednn() -> bool:
-    """Whether torch was built with oneDNN's products."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def product(a: Tensor, b: Tensor, bt: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
-    """A · Bᵀ + bias; `bt` is Bᵀ."""
-    if onednn and a.shape[0] * b.numel() >= _LARGE:
-        return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-    return torch.mm(a, bt) if bias is None else torch.addmm(bias, a, bt)
 
 
 class _Linear:
     """z = W a + b."""
 
-    def __init__(self, layer: nn.Linear, onednn: bool) -> None:
-        self.weight, self.bias, self.onednn = layer.weight, layer.bias, onednn
+    def __init__(self, layer: nn.Linear) -> None:
+        self.weight, self.bias = layer.weight, layer.bias
         self.across = layer.weight.detach().t()
+        self.single = layer.out_features == 1  # a product of one column is made in another order beside others than alone: by hand then
 
     def forward(self, a: Tensor) -> Tensor:
         self.kept = a
-        return product(a, self.weight, self.across, self.bias, self.onednn)
+        if self.single:
+            z = (a * self.weight).sum(1, keepdim=True)
+            return z if self.bias is None else z.add_(self.bias)
+        return torch.mm(a, self.across) if self.bias is None else torch.addmm(self.bias, a, self.across)
 
     def backward(self, delta: Tensor, wanted: bool) -> Tensor:
-        self.weight.grad = product(delta.t(), self.kept.t(), self.kept, None, self.onednn)
+        self.weight.grad = (delta * self.kept).sum(0, keepdim=True) if self.single else torch.mm(delta.t(), self.kept)
         if self.bias is not None:
             self.bias.grad = delta.sum(0)
-        return product(delta, self.across, self.weight, None, self.onednn) if wanted else delta
+        if not wanted:
+            return delta
+        return delta * self.weight if self.single else torch.mm(delta, self.weight)
 
 
 class _Activation:
@@ -80,9 +73,9 @@ class _Dropout:
         return delta * self.kept if wanted else delta
 
 
-def _part(layer: nn.Module, onednn: bool) -> "_Linear | _Activation | _Dropout | None":
+def _part(layer: nn.Module) -> "_Linear | _Activation | _Dropout | None":
     if isinstance(layer, nn.Linear):
-        return _Linear(layer, onednn)
+        return _Linear(layer)
     if isinstance(layer, nn.Dropout) and layer.p > 0 and layer.training:
         return _Dropout(layer.p)
     return activation(layer)
@@ -108,9 +101,8 @@ def activation(layer: nn.Module) -> _Activation | None:
 class DenseStack:
     """One training step's forward and backward through a plain stack; made by `dense_stack` for a few dozen steps."""
 
-    def __init__(self, layers: list[nn.Module], dtype: torch.dtype) -> None:
-        onednn = dtype == torch.float32 and has_onednn()
-        self.parts = [part for layer in layers if (part := _part(layer, onednn)) is not None]
+    def __init__(self, layers: list[nn.Module]) -> None:
+        self.parts = [part for layer in layers if (part := _part(layer)) is not None]
         first = next(i for i, part in enumerate(self.parts) if isinstance(part, _Linear))
         self.back = [(part, i > first) for i, part in enumerate(self.parts) if i >= first][::-1]
 
@@ -192,4 +184,4 @@ def dense_stack(model: nn.Module, x: Tensor) -> DenseStack | None:
         x: some rows of the training data.
     """
     layers = plain_layers(model, x) if x.device.type == "cpu" else None
-    return None if layers is None else DenseStack(layers, x.dtype)
+    return None if layers is None else DenseStack(layers)
