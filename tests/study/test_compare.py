@@ -15,6 +15,7 @@ import torch
 import fallline as fl
 from fallline._core.errors import FalllineError
 from fallline.data import load
+from fallline.population.blocks import Sizes
 from fallline.record import Reader, read_info
 from fallline.study.plan import make_plan
 from fallline.study.tune import search
@@ -232,7 +233,7 @@ def test_the_flag_reaches_the_table(data):
 
 
 def test_a_stopped_study_keeps_what_is_whole_and_goes_on_to_the_same_end(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("fallline.population.train.block_size", lambda *args, **options: 2)
+    monkeypatch.setattr("fallline.population.train.block_size", lambda *args, **options: Sizes(2, 2))
     calls, last = 0, math.inf
 
     def stop():

@@ -6,6 +6,7 @@ from fallline.optim.averages import ewma as ewma
 from fallline.optim.build import OPTIMIZERS as OPTIMIZERS
 from fallline.optim.build import Preset as Preset
 from fallline.optim.build import build as build
+from fallline.optim.build import canonical as canonical
 from fallline.optim.build import describe as describe
 from fallline.optim.build import parse as parse
 from fallline.optim.build import split_rate as split_rate

@@ -172,6 +172,36 @@ def split_rate(spec: str) -> tuple[str, float | None]:
     return "+".join([f"{name}:{rest}" if rest else name, *around]), (None if rate is None else RATE.check(rate, where=name))
 
 
+def canonical(spec: str) -> str:
+    """The spec in one spelling: names in small letters, no spaces, numbers as short as they are; the order of the options stays.
+
+    Raises:
+        FalllineError: as `parse` does.
+
+    >>> canonical(" RMSprop: alpha=.90, like=keras"), canonical("adam:eps=1e-06,betas=0.8/0.990+EMA:decay=0.99")
+    ('rmsprop:alpha=0.9,like=keras', 'adam:eps=1e-6,betas=0.8/0.99+ema:decay=0.99')
+    """
+    parse(spec)
+    out = []
+    for part in _PLUS.split(spec):
+        name, _, tail = part.partition(":")
+        pairs = (option.partition("=") for option in filter(None, (x.strip() for x in tail.split(","))))
+        options = {key.strip(): _written(_value(text.strip())) for key, _, text in pairs}
+        given = ",".join(f"{key}={text}" for key, text in options.items())
+        out.append(f"{name.strip().lower()}{':' if given else ''}{given}")
+    return "+".join(out)
+
+
+def _written(value: Any) -> str:
+    """An option's value as text that `_value` reads as the same."""
+    if isinstance(value, tuple):
+        return "/".join(map(_written, value))
+    if isinstance(value, bool) or not isinstance(value, float):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    short = f"{value:g}"
+    return re.sub(r"e([+-])0*", lambda found: f"e{found[1].strip('+')}", short if float(short) == value else repr(value))
+
+
 def _value(text: str) -> Any:
     if text.lower() in {"true", "false"}:
         return text.lower() == "true"

@@ -59,7 +59,7 @@ class Population:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def blocks(self, jobs: Sequence[Job]) -> list[Block]:
-        """The jobs in blocks: a pure function of the jobs and the sizes.
+        """The jobs in blocks, those of the seed that comes first in the jobs first: a pure function of the jobs and the sizes.
 
         Raises:
             FalllineError: settings that do not fit the data.
@@ -67,6 +67,7 @@ class Population:
         groups: dict[Settings, list[Job]] = {}
         for job in jobs:
             groups.setdefault(shape_of(job.settings), []).append(job)
+        place = {seed: at for at, seed in enumerate(dict.fromkeys(job.settings.seed for job in jobs))}
         out: list[Block] = []
         for shape, mine in groups.items():
             goal = aim(self.data, shape, copy.deepcopy(self.loss))
@@ -77,7 +78,7 @@ class Population:
             for first, end in pairwise(cuts):
                 squad = min(sizes.squad, -(-(end - first) // self.sizes.get(_THREADS, 1)))  # a thread without a squad would be idle
                 out.append(Block(ordered[first:end], goal, alone, squad))
-        return out
+        return sorted(out, key=lambda block: min(place[job.settings.seed] for job in block.jobs))
 
     def _size(self, shape: Settings, jobs: list[Job], goal: Goal) -> tuple[Sizes, str]:
         words = self._obstacle(goal)
@@ -133,6 +134,7 @@ class Population:
         except Stopped:
             return None
         except Unstackable as why:
+            writer.drop(*(job.run for job in block.jobs))
             return self._one_by_one(Block(block.jobs, block.goal, str(why)), writer, stop, tick, keep_models, each_epoch)
 
     def _one_by_one(
@@ -151,9 +153,9 @@ class Population:
             marks: dict[int, dict[str, float]] = {}
             gone: list[int] = []
 
-            def ask(gone: list[int] = gone) -> bool:
+            def ask() -> bool:
                 tick(1, float("nan"))
-                return bool(gone) or stop()
+                return stop()
 
             def mark(
                 epoch: int,
@@ -165,7 +167,7 @@ class Population:
                 marks: dict[int, dict[str, float]] = marks,
             ) -> None:
                 found = {key.removeprefix("validation/"): v for key, v in seen.items() if key.startswith("validation/")}
-                if job.run in each_epoch([(job.run, epoch, found)]) and epoch < job.settings.epochs:
+                if job.run in each_epoch([(job.run, epoch, found)]):
                     gone.append(epoch)
                 if epoch in job.marks:
                     from fallline.training.evaluate import evaluate
@@ -184,10 +186,11 @@ class Population:
                     run=job.run,
                     test=job.test,
                     each_epoch=mark,
+                    leave=lambda gone=gone: bool(gone),
                 )
-            if outcome.status == "interrupted" and not gone:
+            if outcome.status == "interrupted":
                 return None
-            if gone:
+            if outcome.status == "stopped":
                 words = f"stopped after epoch {gone[0]}: others did better."
                 outcome = dataclasses.replace(outcome, status="stopped", message=words)
             out.append(Result(job, outcome, marks, 1, block.alone, model if keep_models else None))

@@ -2,7 +2,7 @@
 
 FORMAT = "fallline-run"
 VERSION = 1
-STATUSES = ("running", "finished", "interrupted", "diverged", "failed")
+STATUSES = ("running", "finished", "interrupted", "out of time", "diverged", "failed")
 KINDS = ("run", "study", "table", "search")
 
 RUN_FILE = "run.json"

@@ -38,7 +38,7 @@ class Writer:
         self._started = time.monotonic()
         self._scalars: list[tuple[str, str, str, int, float, float, float | None]] = []
         self._texts: list[tuple[str, str, int, str]] = []
-        self.closed = False
+        self.closed = self.holds = False
         known = self.folder is not None and (self.folder / RUN_FILE).exists()
         self.info: dict[str, Any] = read_info(self.folder) if known and self.folder else new_info(kind)
         self._connection = self._open()
@@ -115,17 +115,29 @@ class Writer:
         self._texts.append((run, key, int(step), str(value)))
 
     def flush(self) -> None:
-        """Write all that was gathered, in one transaction."""
-        if not self._scalars and not self._texts:
-            return
+        """Write all that was gathered, in one transaction; nothing while the writer `holds` it for `replace`."""
+        if not self.holds and (self._scalars or self._texts):
+            self._write(())
+
+    def replace(self, *runs: str) -> None:
+        """Write all that was gathered in the place of every row of these runs, in one transaction."""
+        self._write(runs)
+
+    def forget(self) -> None:
+        """Write nothing of what was gathered."""
+        self._scalars.clear()
+        self._texts.clear()
+
+    def _write(self, instead_of: Sequence[str]) -> None:
+        named = [(run,) for run in instead_of]
         self._run(
             lambda c: (
+                *(c.executemany(f"DELETE FROM {table} WHERE run = ?", named) for table in ("scalars", "texts")),
                 c.executemany("INSERT INTO scalars VALUES (?, ?, ?, ?, ?, ?, ?)", self._scalars),
                 c.executemany("INSERT INTO texts VALUES (?, ?, ?, ?)", self._texts),
             )
         )
-        self._scalars.clear()
-        self._texts.clear()
+        self.forget()
 
     def cut(self, after_step: int, run: str = "") -> None:
         """Drop what a resume will measure again: the rows of `run` later than a checkpoint's step, and those of the test split."""

@@ -35,10 +35,14 @@ class Board:
         self._began = time.monotonic()
         self._told = -math.inf
 
+    def read(self, steps: int) -> None:
+        """So many steps of members were read from the record."""
+        self._read += steps
+        self.tick(steps, math.nan)
+
     def tick(self, steps: int, value: float) -> None:
-        """So many steps of members were made, or read from the record (a loss of NaN)."""
+        """So many steps of members were made; the loss is NaN where it is not known."""
         self.done += steps
-        self._read += steps if math.isnan(value) else 0
         self.bar.advance(steps, note=f"{self.now}{f', loss {value:.4g}' if math.isfinite(value) else ''}")
         if self.show is not None and time.monotonic() - self._told > _APART:
             self.tell()

@@ -8,11 +8,15 @@ Epochs are cut for all members alike, so that the comparison stays fair; the sea
 import copy
 import dataclasses
 import math
+import time
 from typing import TYPE_CHECKING
 
 from fallline._core.errors import FalllineError, refuse
 from fallline._core.number import Number
-from fallline.population import Population, step_seconds
+from fallline.optim.schedules import epochs_named
+from fallline.population import Block, Job, Population
+from fallline.population.blocks import MOST
+from fallline.record import Writer
 from fallline.study.plan import Cell, Plan
 from fallline.training import aim
 from fallline.training.checks import batch_rows
@@ -22,29 +26,80 @@ if TYPE_CHECKING:
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _BUDGET = Number("budget", 0, open_low=True, usual="10m")
-USED = 0.8  # of the budget that is planned for; the rest is for what cannot be foreseen: growth of the searches, judging, the page
+_APART = 5.0  # seconds between two times that what was spent is written
+_TRIAL = 0.3  # seconds of a trial, at least
+TRIED = 0.05  # of the budget, on trials of how fast it goes
+USED = 0.75  # of the budget that is planned for; the rest is for what cannot be foreseen: growth of the searches, judging, the page
+
+
+class Clock:
+    """The time that a study has spent, over all its sittings; kept in `run.json` while it runs, so that a killed study knows it, too.
+
+    A study that ran out of time and is resumed has its budget anew: to go on is to ask for more.
+
+    Args:
+        writer: the study's record.
+        budget: seconds that it may take, or None.
+    """
+
+    def __init__(self, writer: Writer, budget: float | None) -> None:
+        self.writer, self.budget = writer, budget
+        self.before = float(writer.info.get("spent") or 0.0)
+        self._began = self._told = time.monotonic()
+
+    @property
+    def sitting(self) -> float:
+        """Seconds of this sitting."""
+        return time.monotonic() - self._began
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget is spent."""
+        if self.budget is not None and time.monotonic() - self._told > _APART:
+            self._told = time.monotonic()
+            self.keep()
+        return self.budget is not None and self.before + self.sitting > self.budget
+
+    def keep(self, status: str = "running") -> None:
+        """Write what was spent."""
+        if self.budget is not None:
+            self.writer.describe(spent=0.0 if status == "out of time" else self.before + self.sitting)
 
 
 def seconds_an_epoch(population: Population, plan: Plan, loss: "Loss | None") -> float:
-    """About how long one epoch of every training of the study takes together."""
+    """About how long one epoch of every training of the study takes together, judging and recording included: a block is tried."""
     data, total = population.data, 0.0
-    for cells in _by_shape(plan).values():
-        cell = cells[0]
-        settings = plan.settings_of(cell, 1e-4, plan.seeds[0])
-        goal = aim(data, settings, copy.deepcopy(loss))
-        rows = batch_rows(settings, len(data.train))
+    assert plan.budget is not None
+    shapes = _by_shape(plan)
+    for cells in shapes.values():
+        settings = [plan.settings_of(cell, 1e-4, seed) for seed in plan.seeds for cell in cells]
+        block = population.blocks([Job(f"{i}", each) for i, each in enumerate(settings)])[0]
+        block.jobs[MOST:] = []
+        _step_seconds(population, block, 0.0)  # compiles what has to be
+        each = _step_seconds(population, block, max(_TRIAL, TRIED * plan.budget / len(shapes)))
         trainings = sum(plan.trials(cell.optimizer) + len(plan.seeds) for cell in cells)
-        x, target = data.train.x[:rows], goal.targets(data.train.y[:rows])
-        each = step_seconds(population.make(settings, goal), x, target, goal.loss, settings, members=trainings)
-        total += trainings * math.ceil(len(data.train) / rows) * each
+        total += trainings * math.ceil(len(data.train) / batch_rows(settings[0], len(data.train))) * each
     return total
+
+
+def _step_seconds(population: Population, block: Block, limit: float) -> float:
+    """Seconds that a step of a member takes, measured for so many seconds, and for one block of steps at least."""
+    made, began = 0, time.perf_counter()
+    took = 0.0
+
+    def tick(steps: int, value: float) -> None:
+        nonlocal made, took
+        made, took = made + steps, time.perf_counter() - began
+
+    population.run(block, Writer(None, kind="study"), stop=lambda: took > limit, tick=tick)
+    return (time.perf_counter() - began if took <= limit else took) / max(made, 1)
 
 
 def fitted(population: Population, plan: Plan, loss: "Loss | None") -> Plan:
     """The plan with as many epochs as its budget has room for; as it is where there is no budget.
 
     Raises:
-        FalllineError: not even one epoch fits; the sentence says what would.
+        FalllineError: not even one epoch fits, or a schedule names more epochs than fit; the sentence says what would.
     """
     if plan.budget is None:
         return plan
@@ -59,7 +114,23 @@ def fitted(population: Population, plan: Plan, loss: "Loss | None") -> Plan:
             f"{spoken(plan.budget)}; give more time, or fewer seeds, rates or optimizers."
         )
     note = f"epochs were cut from {plan.settings.epochs} to {epochs}, for all members alike, to fit the budget of {spoken(plan.budget)}"
-    return dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, epochs=epochs), notes=(*plan.notes, note))
+    notes = [*plan.notes, note, *_schedules(plan, epochs)]
+    return dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, epochs=epochs), notes=tuple(notes))
+
+
+def _schedules(plan: Plan, epochs: int) -> list[str]:
+    """What is to say of schedules that name epochs themselves, where the epochs of a run are cut to so many."""
+    notes = []
+    for spec in plan.schedules:
+        named = epochs_named(spec)
+        if epochs < named <= plan.settings.epochs:
+            raise FalllineError(
+                f"the schedule {spec} names {named:g} epochs, but the budget of {spoken(plan.budget or 0.0)} has room for {epochs}: "
+                "cut short it would be another schedule; give more time, or leave the epochs out of it, so that they follow the run's."
+            )
+        if named:
+            notes.append(f"the schedule {spec} keeps the epochs that it names")
+    return notes
 
 
 def parse_budget(given: float | str | None) -> float | None:

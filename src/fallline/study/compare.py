@@ -1,14 +1,14 @@
 """Run a study: the searches of all cells together, round by round, then the members, then the table; what is recorded is not run again.
 
 Seed s gives every optimizer the same initial weights, the same order of rows and the same dropout. All members that share a shape are
-trained as populations, seed after seed over all cells, so a study that is stopped has compared what it has on equal terms.
+trained as populations, block after block; the blocks that hold the first seed come first, whatever their shape, then those that begin with
+the next. What a study that was stopped lacks is said in its headline and in its notes.
 """
 
 import copy
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,15 @@ from fallline._core.errors import FalllineError, must
 from fallline._core.progress import Progress
 from fallline.record import Writer
 from fallline.study.board import Board, Show
+from fallline.study.budget import Clock
 from fallline.study.members import Member, Request, Workshop
 from fallline.study.models import ModelLike, fresh
 from fallline.study.pairs import judged
-from fallline.study.plan import Cell, Plan
+from fallline.study.plan import Cell, Plan, label
 from fallline.study.profiles import study_profiles
 from fallline.study.ranking import headline, table
 from fallline.study.runner import Runner
+from fallline.study.sentence import listed
 from fallline.study.tune import Search, Tuned, search
 from fallline.training import aim, checks
 
@@ -112,32 +114,35 @@ def run_study(
         FalllineError: no validation rows, or settings that do not fit the data.
     """
     check(data, plan)
-    began = time.monotonic()
+    clock = Clock(writer, plan.budget)
 
-    def over() -> bool:
-        return plan.budget is not None and time.monotonic() - began > plan.budget
+    def halt() -> bool:
+        return stop() or clock.over
 
     with Progress("compare", _steps(plan, len(data.train)), quiet=quiet) as bar:
         board = Board(plan, _steps(plan, len(data.train)), bar, show)
-        shop = Workshop(model, data, plan, writer, loss, lambda: stop() or over(), board.tick, runner, told=board.take)
+        shop = Workshop(model, data, plan, writer, loss, halt, board.tick, runner, told=board.take, skip=board.read)
         tuned, trials = _searches(shop, plan, board)
         members = {} if shop.interrupted else _members(shop, plan, tuned, board)
-    rows, target = table(shop, plan, members, tuned, len(data.validation))
-    status = "finished" if not shop.interrupted else "out of time" if over() else "interrupted"
+    rows, target = table(shop, plan, members, tuned)
+    status = "finished" if not shop.interrupted else "out of time" if clock.over else "interrupted"
+    clock.keep(status)
     whole = [member for found in members.values() for member in found]
     pairs, levels = judged(rows)
+    wanted = len(plan.cells) * len(plan.seeds)
+    words = headline(rows, plan)
     return Result(
         status,
         rows,
         whole,
         _search(plan, tuned),
         target,
-        headline(rows, plan),
-        time.monotonic() - began,
+        words if status == "finished" else f"{status} with {len(whole)} of {wanted} members whole: {words}",
+        clock.sitting,
         trials,
         pairs,
         study_profiles(rows),
-        _notes(plan, shop, whole, trials),
+        [*([] if status == "finished" else [_lacks(plan, status, members)]), *_notes(plan, whole, trials)],
         levels,
     )
 
@@ -237,16 +242,30 @@ def _steps(plan: Plan, rows: int) -> int:
     return max(1, plan.settings.epochs * trainings)
 
 
-def _notes(plan: Plan, shop: Workshop, members: Sequence[Member], trials: Sequence[Member]) -> list[str]:
+def _lacks(plan: Plan, status: str, members: Mapping[Cell, Sequence[Member]]) -> str:
+    """What a study that did not come to its end has not compared."""
+    said = "the study was interrupted" if status == "interrupted" else "the study ran out of time"
+    none = [plan.cell_name(cell) for cell in plan.cells if not members.get(cell)]
+    if len(none) == len(plan.cells):
+        return f"{said} before any member was whole"
+    less = [plan.cell_name(cell) for cell in plan.cells if 0 < len(members.get(cell, ())) < len(plan.seeds)]
+    some = [f"of {listed(none)} there is no member" if none else "", f"of {listed(less)} some seeds are missing" if less else ""]
+    return ": ".join([said, *filter(None, [", ".join(filter(None, some))])])
+
+
+def _notes(plan: Plan, members: Sequence[Member], trials: Sequence[Member]) -> list[str]:
     """How the study was run, in sentences."""
     notes = list(plan.notes)
     if plan.searched:
-        counts = sorted({plan.trials(name) for name in plan.optimizers if plan.trials(name)})
-        spent = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        notes.append(
-            f"every cell had {spent} trainings to find its learning rate, and up to 3 more where the best stood at the edge of the "
-            f"rates, all with seed {plan.search_seed}, which is not compared"
-        )
+        counts = {name: plan.trials(name) for name in plan.optimizers}
+        of = {count: listed([label(name) for name in counts if counts[name] == count]) for count in counts.values()}
+        if len(of) == 1:
+            spent = f"every cell had {counts[plan.optimizers[0]]} trainings to find its learning rate"
+        else:
+            each = [f"{count} a cell for {names}" if count else f"none for {names}, whose rate was given" for count, names in of.items()]
+            spent = f"the trainings to find a learning rate were not equal: {listed(sorted(each, key=lambda words: words[0] == 'n'))}"
+        more = "up to 3 more where the best stood at the edge of the rates"
+        notes.append(f"{spent}; {more}; all with seed {plan.search_seed}, which is not compared")
     every = [*members, *trials]
     blocks = sorted({m.block for m in every})
     if blocks and blocks[-1] > 1:

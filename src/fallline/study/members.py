@@ -105,6 +105,7 @@ class Workshop:
         tick: told how many member-steps were made, and a loss.
         runner: where blocks are trained; by default here.
         told: told every member that is whole, trained or read.
+        skip: told how many member-steps were read from the record.
     """
 
     def __init__(
@@ -118,9 +119,10 @@ class Workshop:
         tick: Tick,
         runner: Runner | None = None,
         told: "Callable[[Request, Member], None]" = lambda request, member: None,
+        skip: Callable[[int], None] = lambda steps: None,
     ) -> None:
         self.data, self.plan, self.writer, self.stop, self.tick = data, plan, writer, stop, tick
-        self.runner, self.told = runner or Local(), told
+        self.runner, self.told, self.skip = runner or Local(), told, skip
         self.reader = Reader(writer)
         self.interrupted = False
         self.alone: dict[str, int] = {}
@@ -134,11 +136,14 @@ class Workshop:
         """The members that are wanted; fewer where the user stopped, and then `interrupted` is set.
 
         A block is recorded whole or not at all: one that lacks a member is trained anew, as a member's last bits depend on its block.
+        The members that it has (of a study that trained them one by one) are replaced in the moment in which it is whole, not before, and
+        count as they are where the user stops earlier.
         """
         by_run = {self.plan.name_of(r.cell, r.lr, r.seed, search=r.search): r for r in wanted}
         jobs = [Job(run, self.plan.settings_of(r.cell, r.lr, r.seed), test=not r.search) for run, r in by_run.items()]
         found: dict[str, Member] = {}
         missing: list[Block] = []
+        older: dict[str, Member] = {}  # whole members of blocks that are not
         before = dict(self.population.sizes)
         blocks = self.population.blocks(jobs)
         if self.population.sizes != before:  # so that a resumed study takes the same blocks
@@ -150,14 +155,32 @@ class Workshop:
                 found |= read
                 for run, member in read.items():
                     self.told(by_run[run], member)
-                self.tick(sum(member.steps for member in read.values()), math.nan)
+                self.skip(sum(member.steps for member in read.values()))
             else:
-                self.writer.drop(*known)
+                self.writer.drop(*(run for run, member in known.items() if member is None))
+                older |= {run: member for run, member in known.items() if member is not None}
                 missing.append(block)
         self._warm_up([job.settings for block in missing for job in block.jobs])
+        self.writer.holds = bool(older)
+        try:
+            self._train(missing, by_run, found, older)
+        finally:
+            if self.writer.holds:
+                self.writer.forget()
+                self.writer.holds = False
+        for run, member in older.items():
+            if run not in found:
+                found[run] = member
+                self.told(by_run[run], member)
+        return {by_run[run]: found[run] for run in by_run if run in found}
+
+    def _train(self, missing: Sequence[Block], by_run: dict[str, Request], found: dict[str, Member], older: dict[str, Member]) -> None:
+        """Train the blocks into `found`, each in the place of what the record holds of its members."""
         for block, results in self.runner.run(self.population, missing, self.writer, stop=self.stop, tick=self.tick):
+            runs = [job.run for job in block.jobs]
             if results is None:
-                self.writer.drop(*(job.run for job in block.jobs))
+                self.writer.forget()
+                self.writer.drop(*(run for run in runs if run not in older))
                 self.interrupted = True
                 break
             for result in results:
@@ -167,8 +190,7 @@ class Workshop:
                 self.writer.text(OUTCOME, json.dumps(asdict(member)), run=member.run)
                 if result.alone:
                     self.alone[result.alone] = self.alone.get(result.alone, 0) + 1
-            self.writer.flush()
-        return {by_run[run]: member for run, member in found.items()}
+            self.writer.replace(*(run for run in runs if run in older))
 
     def _member(self, request: Request, result: Result) -> Member:
         settings, outcome = result.job.settings, result.outcome

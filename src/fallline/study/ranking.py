@@ -18,14 +18,14 @@ from fallline.study.members import Member, Workshop
 from fallline.study.pairs import LEVEL, SHARES, differences, judged
 from fallline.study.plan import Cell, Plan, label
 from fallline.study.sentence import in_units, sentence, steps_sentence
-from fallline.study.statistics import Interval, mean_interval, median, smallest_visible
+from fallline.study.statistics import Interval, mean_interval, median, smallest_move, smallest_visible
 from fallline.study.tune import Tuned
 from fallline.study.versus import plain
 
 AT_EDGE = "not ranked: its best learning rate stands at the edge of what was tried"
 
 
-def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: dict[Cell, Tuned], rows: int) -> tuple[list[dict], float]:
+def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: dict[Cell, Tuned]) -> tuple[list[dict], float]:
     """The rows, ranked ones first, and the target that steps are counted to (NaN where there is none).
 
     `differences`, `study_profiles` and `headline` are functions of these rows alone. A row holds `rank` (None: not ranked), `cell` (its
@@ -41,13 +41,11 @@ def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: 
         plan: what was asked.
         members: for each cell its members, in the order of the plan's seeds as far as they are there.
         tuned: for each its search.
-        rows: validation rows, which tell the steps in which accuracy moves.
     """
     members = {cell: found for cell, found in members.items() if found}
     target = auto_target(shop, plan, members) if plan.target == "auto" else float(plan.target)
     lower = record.key(plan.metric).better == "lower"
-    step = 1 / max(rows, 1) if plan.metric == "accuracy" else 0.0
-    made = [_row(shop, plan, cell, found, tuned[cell], target, step) for cell, found in members.items()]
+    made = [_row(shop, plan, cell, found, tuned[cell], target) for cell, found in members.items()]
     made.sort(key=lambda row: (row["lr_at_edge"], *_rank(row, lower)))
     out = [{"rank": None if row["lr_at_edge"] else place, **row} for place, row in enumerate(made, start=1)]
     _against_the_best(out)
@@ -56,12 +54,13 @@ def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: 
     return out, target
 
 
-def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned: Tuned, target: float, step: float) -> dict[str, Any]:
+def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned: Tuned, target: float) -> dict[str, Any]:
+    step, test_step = (smallest_move(plan.metric, part.y) for part in (shop.data.validation, shop.data.test))
     values = [m.value(plan.metric) for m in found]
     whole = [v for v in values if math.isfinite(v)]
     mean, low, high = _within(plan.metric, mean_interval(whole, step=step))
     tests = [v for m in found if not m.diverged and math.isfinite(v := float(m.test.get(plan.metric, math.nan)))]
-    test_mean, test_low, test_high = _within(plan.metric, mean_interval(tests))
+    test_mean, test_low, test_high = _within(plan.metric, mean_interval(tests, step=test_step))
     steps = [shop.steps_to(m, plan.metric, target) for m in found]
     reached = median(steps)
     return {
@@ -100,9 +99,10 @@ def _every(found: Sequence[Member], steps: Sequence[float]) -> float:
     return float(apart[0])
 
 
-def _rank(row: dict[str, Any], lower: bool) -> tuple[float, float, float]:
+def _rank(row: dict[str, Any], lower: bool) -> tuple[float, float]:
+    """Rows that are alike in both stay in the plan's order."""
     mean = math.inf if row["mean"] is None else (row["mean"] if lower else -row["mean"])
-    return (row["diverged"] / row["seeds"], mean, row["seconds"])
+    return (row["diverged"] / row["seeds"], mean)
 
 
 def _against_the_best(rows: list[dict[str, Any]]) -> None:

@@ -42,7 +42,10 @@ def search(plan: Plan, optimizer: str) -> Search:
         side = _edge(tried)
         if side is None:
             break
-        tried |= yield [rounded(min(tried) / ratio if side == "low" else max(tried) * ratio)]
+        outward = rounded(min(tried) / ratio if side == "low" else max(tried) * ratio)
+        if outward in tried:  # rates so near to one another that three digits do not tell them apart
+            break
+        tried |= yield [outward]
     if plan.auto[optimizer]:
         for power in (1 / 2, 1 / 4):
             best = best_rate(tried)

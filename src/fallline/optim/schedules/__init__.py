@@ -2,6 +2,7 @@
 
 from fallline.optim.schedules._build import SCHEDULES as SCHEDULES
 from fallline.optim.schedules._build import build as build
+from fallline.optim.schedules._build import epochs_named as epochs_named
 from fallline.optim.schedules._schedule import Schedule as Schedule
 from fallline.optim.schedules._scheduled import Scheduled as Scheduled
 from fallline.optim.schedules.constant import constant as constant

@@ -103,6 +103,22 @@ def build(spec: str, *, total_steps: int, steps_per_epoch: int = 1) -> Schedule 
     return whole >> tail if isinstance(tail, Schedule) else refuse("plateau stands alone", repr(spec))
 
 
+def epochs_named(spec: str) -> float:
+    """Epochs that a run needs so that every time which the spec names lies in it; 0 where it names none.
+
+    >>> epochs_named("warmup:epochs=2+constant:epochs=5+linear"), epochs_named("step:every=3"), epochs_named("cosine")
+    (7.0, 3.0, 0.0)
+    """
+    gone, most = 0.0, 0.0
+    for part in spec.split("+"):
+        name, _, tail = part.strip().partition(":")
+        given = {key.strip(): value for key, _, value in (option.partition("=") for option in tail.split(","))}
+        times = {key: float(given[key]) for key in _TIMES.get(name, {}) if key in given}
+        most = max(most, gone + max(times.values(), default=0.0))
+        gone += times.get("epochs", 0.0)
+    return most
+
+
 def _make(name: str, times: dict[str, int], options: dict[str, Any], total: int, gone: int, steps_per_epoch: int) -> Schedule | Plateau:
     """One part; `total`: steps that are left, `gone`: steps before it."""
     for argument, share in _TIMES[name].values():
