@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -591,13 +592,26 @@ def test_the_expected_curve_is_that_of_the_random_trials() -> None:
     assert curve == [expected_best([0.1, 0.1, 0.4], k, lower=False) for k in (1, 2, 3)]
 
 
+MANY = SimpleNamespace(validation=SimpleNamespace(y=np.arange(10_000) % 2), test=SimpleNamespace(y=np.arange(10_000) % 2))
+
+
 def test_by_how_much_a_search_flatters_is_said() -> None:
     plan = plan_of()
     row = {"searched": 0.95, "mean": 0.93}
     assert "flattered them by 2.0 points" in flattered(plan, [row])
     assert "had not flattered" in flattered(plan, [{"searched": 0.9, "mean": 0.93}])
     assert flattered(plan, [{"searched": 0.9, "mean": None}]) == ""
-    assert headline(plan, ranked(plan, [], [], 10)) == "no trial was finished, so there is nothing to recommend"
+    assert headline(plan, ranked(plan, [], [], MANY)) == "no trial was finished, so there is nothing to recommend"
+
+
+def test_equal_test_values_do_not_give_an_interval_of_no_width(iris) -> None:
+    from fallline.study.finalists import Final
+
+    finals = [Final(0, s, "finished", 0.9, 0.9, 0.0, 1, 1) for s in range(5)]
+    row = ranked(plan_of(seeds=(0, 1, 2, 3, 4)), [trial(0, 0.9)], finals, iris)[0]
+    half = 2.776445 / len(iris.test) / math.sqrt(12 * 5)
+    assert row["test_low"] == pytest.approx(0.9 - half, rel=1e-5)
+    assert row["test_high"] == pytest.approx(0.9 + half, rel=1e-5)
 
 
 def test_the_best_of_many_alike_is_flattered_and_fresh_seeds_are_not() -> None:
@@ -615,7 +629,7 @@ def test_the_best_of_many_alike_is_flattered_and_fresh_seeds_are_not() -> None:
             for t in best
             for s in range(5)
         ]
-        top = ranked(plan, found, finals, 0)[0]
+        top = ranked(plan, found, finals, MANY)[0]
         in_search.append(best[0].value)
         fresh_means.append(top["test_mean"])
         covered += top["test_low"] <= 0.5 <= top["test_high"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fallline._core.errors import FalllineError
-from fallline.study.statistics import all_pairs, diverges_more, holm, mean_interval, median, pair_p, paired, smallest_visible
+from fallline.study.statistics import all_pairs, diverges_more, holm, mean_interval, median, pair_p, paired, smallest_move, smallest_visible
 
 finite = st.floats(-1e3, 1e3)
 
@@ -129,6 +129,36 @@ def test_an_optimizer_against_itself_seldom_differs(noise, seeds):
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_a_coarse_metric_does_not_fool_it(step, seeds):
     assert _claims(NOISE["normal"], seeds, 2, step=step) <= 0.05 + BAND
+
+
+def test_every_share_of_rows_moves_in_steps():
+    few = [0] * 30 + [1] * 10
+    assert [smallest_move(m, few) for m in ("accuracy", "roc_auc", "recall", "precision", "f1")] == [1 / 40] * 2 + [0.1] * 3
+    assert smallest_move("recall", [1 - c for c in few]) == 1 / 30
+    assert smallest_move("f1", [0, 0, 0, 1, 1, 2, 2, 2]) == 1 / 6
+    assert smallest_move("accuracy", []) == smallest_move("r2", [0.5, 1.5]) == smallest_move("loss", few) == 0.0
+
+
+@pytest.mark.parametrize("metric", ["f1", "recall", "precision", "roc_auc", "accuracy"])
+@pytest.mark.parametrize(("seeds", "names"), [(2, 2), (2, 4), (3, 4)])
+@pytest.mark.parametrize("positive", [12, 53])
+def test_few_seeds_of_a_metric_that_moves_in_steps_do_not_fool_it(metric, seeds, names, positive):
+    """Networks that are all alike, on 85 rows: each run scores every row on the wrong side with a chance of 4 %."""
+    draw = np.random.default_rng(3)
+    y = np.arange(85) < positive
+    made = (300, names, seeds, 85)
+    scores = np.where((draw.random(made) < 0.04) ^ y, draw.uniform(0.5, 1, made), draw.uniform(0, 0.5, made))
+    called = scores > 0.5
+    right, said = (called & y).sum(-1), called.sum(-1)
+    if metric == "roc_auc":
+        places = scores.argsort(-1).argsort(-1)
+        found = ((places * y).sum(-1) - positive * (positive - 1) / 2) / (positive * (85 - positive))
+    else:
+        shares = {"recall": right / positive, "precision": right / np.maximum(said, 1), "f1": 2 * right / (said + positive)}
+        found = shares.get(metric, (called == y).mean(-1))
+    step = smallest_move(metric, y)
+    claimed = sum(any(p <= 0.05 for p in all_pairs(dict(zip("abcd"[:names], one, strict=True)), step).values()) for one in found)
+    assert claimed / 300 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
 
 
 def test_it_is_exact_on_normal_data():

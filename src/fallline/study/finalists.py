@@ -9,16 +9,19 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fallline import record
 from fallline.population import Job
 from fallline.study.pairs import differences
 from fallline.study.search import Search, SearchPlan, Trial
 from fallline.study.sentence import in_units, sentence
-from fallline.study.statistics import mean_interval
+from fallline.study.statistics import mean_interval, smallest_move
 from fallline.study.versus import plain
 from fallline.training import Settings
+
+if TYPE_CHECKING:
+    from fallline.data import Data
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def train_finalists(search: Search) -> list[Final]:
     return out
 
 
-def ranked(plan: SearchPlan, trials: Sequence[Trial], finals: Sequence[Final], rows: int) -> list[dict[str, Any]]:
+def ranked(plan: SearchPlan, trials: Sequence[Trial], finals: Sequence[Final], data: "Data") -> list[dict[str, Any]]:
     """The finalists as rows of a table, the best mean over fresh seeds first; rows that lost more members stand below.
 
     A row holds `cell` (its name), `trial`, `model`, `settings`, `factors`, `searched` (its value in the search), `at_seeds`, `values`
@@ -92,9 +95,9 @@ def ranked(plan: SearchPlan, trials: Sequence[Trial], finals: Sequence[Final], r
         plan: what was asked.
         trials: of the search.
         finals: their trainings with fresh seeds.
-        rows: validation rows, which tell the steps in which accuracy moves.
+        data: whose validation and test rows tell the steps in which the metric moves.
     """
-    step = 1 / max(rows, 1) if plan.metric == "accuracy" else 0.0
+    step, test_step = (smallest_move(plan.metric, part.y) for part in (data.validation, data.test))
     by_number = {trial.number: trial for trial in trials}
     made = []
     for number in dict.fromkeys(final.number for final in finals):
@@ -102,7 +105,7 @@ def ranked(plan: SearchPlan, trials: Sequence[Trial], finals: Sequence[Final], r
         trial = by_number[number]
         whole = [f.value for f in mine if f.value is not None]
         mean, low, high = _within(plan.metric, whole, step)
-        test_mean, test_low, test_high = _within(plan.metric, [f.test for f in mine if f.test is not None], 0.0)
+        test_mean, test_low, test_high = _within(plan.metric, [f.test for f in mine if f.test is not None], test_step)
         made.append(
             {
                 "cell": f"trial {number}",

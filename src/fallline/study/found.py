@@ -104,7 +104,7 @@ def run_search(
         finally:
             file.close()
     status = "interrupted" if shop.interrupted else "finished"
-    table = ranked(plan, search.trials, finals, len(data.validation))
+    table = ranked(plan, search.trials, finals, data)
     if status == "interrupted":
         table = [row for row in table if row["seeds"] == len(plan.seeds)]
     words = headline(plan, table) if status == "finished" or table else "interrupted before the best trials were trained with fresh seeds"

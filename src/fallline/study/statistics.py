@@ -7,7 +7,8 @@
 Seed s gives every optimizer the same initial weights and the same order of rows, so differences are taken seed by seed. The optimizer
 that stands best was chosen by looking at all of them; therefore the correction counts ALL pairs, not only those with the best.
 A metric that moves in steps (accuracy on 270 rows moves by 1/270) can give equal values by luck; their deviation is never taken as
-smaller than what rounding alone explains: step/√12 for a value, step/√6 for a difference.
+smaller than what rounding alone explains: step/√12 for a value, step/√6 for a difference. Every metric that is a share of rows moves in
+steps, and those of a class move in the steps of its rows (`smallest_move`).
 Runs that diverged have no number: whether one optimizer diverges more often than another is judged by Fisher's exact test on the counts.
 
 Why the t interval (4,000 simulated studies each, `benchmarks/intervals.py`; share of 95 % intervals of a mean paired difference that hold
@@ -35,6 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fallline import record
 from fallline._core.errors import must
 
 
@@ -55,6 +57,31 @@ class Difference(NamedTuple):
     high: float | None
     p: float
     n: int
+
+
+def smallest_move(metric: str, classes: Sequence[int] | np.ndarray) -> float:
+    """About how far a metric moves when one row is judged otherwise: 0 where it is no share of rows, and so moves freely.
+
+        accuracy, ROC AUC               1 / N
+        precision, recall, F1           1 / N₁ of two classes (those of the second one); 1 / (K · min Nₖ) of K, their mean
+
+    ROC AUC can take many more values, but a few rows on the wrong side are all that moves it.
+
+    Args:
+        metric: its name.
+        classes: of the rows that are judged, shape (N,).
+
+    >>> smallest_move("accuracy", [0, 0, 0, 1]), smallest_move("recall", [0, 0, 1, 1]), smallest_move("loss", [0, 1])
+    (0.25, 0.5, 0.0)
+    """
+    if record.key(metric).unit != "fraction" or len(classes) == 0:
+        return 0.0
+    counts = np.unique(np.asarray(classes), return_counts=True)[1]
+    if metric in ("accuracy", "roc_auc"):
+        return 1 / len(classes)
+    if len(counts) == 2:
+        return 1 / int(counts[1])
+    return 1 / (len(counts) * int(counts.min()))
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95, step: float = 0.0) -> Interval:

@@ -31,7 +31,7 @@ from fallline.study.plan import BatchSize
 from fallline.study.published import within
 from fallline.study.runner import Local, Runner
 from fallline.study.sentence import in_units, listed, sentence
-from fallline.study.statistics import holm, mean_interval, median, pair_test
+from fallline.study.statistics import holm, mean_interval, median, pair_test, smallest_move
 from fallline.study.table_plan import TablePlan, batch_name, steps_of
 from fallline.study.versus import plain
 from fallline.training import Goal, aim
@@ -143,7 +143,7 @@ def run_table(
     """
     began = time.monotonic()
     members, interrupted = _train(model, data, plan, writer, loss, stop, quiet, runner or Local())
-    step = 1 / max(1, len(data.test)) if plan.metric == "accuracy" else 0.0
+    step = smallest_move(plan.metric, data.test.y)
     cells = cells_of(plan, members, len(data.train), step, beside or {})
     pairs = differences_of(cells)
     notes = [*plan.notes, *_notes(plan, members, len(data.train), bool(beside))]
