@@ -200,6 +200,9 @@ def compare(
         budget=parse_budget(budget),
     )
     plan = merged(plan, len(rows.train))
+    for each in plan.losses:
+        one = replace(wanted, loss=each)
+        model_maker(make_model, rows, aim(rows, one, given), one).make()  # says what is wrong with a model before anything is trained
     check(rows, plan, make_model, given)
     for batch in plan.batch_sizes:
         each = replace(wanted, batch_size=batch)

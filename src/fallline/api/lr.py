@@ -76,9 +76,10 @@ def _look(
     """The range test in the way that fits what was given."""
     if isinstance(optimizer, str) and (isinstance(loss, str) or hasattr(loss, "target_kind") or not _batches(data)):
         from fallline.api.fit import load_data
-        from fallline.api.model import with_width
+        from fallline.api.model import model_maker, with_width
         from fallline.api.names import check_names, loss_name
         from fallline.losses import own_loss
+        from fallline.training import aim
 
         chosen = Settings(
             loss=loss_name(loss),
@@ -92,7 +93,9 @@ def _look(
         check_names(loss, [optimizer])
         rows = load_data(data, None, seed)
         given = own_loss(loss, rows.task)
-        return _find(model, rows, with_width(chosen, model, rows, given), loss=given)
+        chosen = with_width(chosen, model, rows, given)
+        model_maker(model, rows, aim(rows, chosen, given), chosen).make()  # says what is wrong with a model before any trial
+        return _find(model, rows, chosen, loss=given)
     must(isinstance(model, nn.Module), "model is a torch module where loss or optimizer is plain torch", type(model).__name__)
     assert isinstance(model, nn.Module)
     must(not settings, "no other settings where loss or optimizer is plain torch", ", ".join(settings), "set them on the optimizer")

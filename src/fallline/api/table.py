@@ -171,6 +171,7 @@ def table(
         plan = replace(plan, notes=(*plan.notes, said))
     goal = aim(rows, plan.settings, given)
     maker = model_maker(model, rows, goal, plan.settings)
+    maker.make()  # says what is wrong with a model before anything is trained
     for batch in plan.batch_sizes:
         each = plan.settings_of(batch, plan.epochs[-1], plan.seeds[0])
         check(maker.copy(), rows, each, goal.loss)

@@ -197,7 +197,7 @@ def _members(shop: Workshop, plan: Plan, tuned: dict[Cell, Tuned], board: Board)
 
 
 def check(data: "Data", plan: Plan, model: ModelLike | None = None, loss: "Loss | None" = None) -> None:
-    """Refuse before anything is written what could not be run; the sentence names the member.
+    """Refuse before anything is written what could not be run; the sentence names the cell, where not all are refused alike.
 
     Args:
         data: rows.
@@ -210,6 +210,7 @@ def check(data: "Data", plan: Plan, model: ModelLike | None = None, loss: "Loss 
     """
     must(len(data.validation) > 0, "there are validation rows", "none", "give the data a validation share", where="compare")
     must(plan.settings.track is None, "track is left out", repr(plan.settings.track), "fl.fit mirrors a single run", where="compare")
+    wrong: list[tuple[Cell, FalllineError]] = []
     for cell in plan.cells:
         settings = plan.settings_of(cell, plan.rates[cell.optimizer][0], plan.seeds[0])
         try:
@@ -218,9 +219,13 @@ def check(data: "Data", plan: Plan, model: ModelLike | None = None, loss: "Loss 
                 goal = aim(data, settings, copy.deepcopy(loss))
                 checks.check(_small(model, data, goal.outputs, settings.dropout), data, settings, goal.loss)
         except FalllineError as error:
-            if len(plan.cells) == 1:
-                raise
-            raise FalllineError(f"member {plan.cell_name(cell)}: {error}") from error
+            wrong.append((cell, error))
+    if not wrong:
+        return
+    cell, error = wrong[0]
+    if len(wrong) == len(plan.cells) and len({str(each) for _, each in wrong}) == 1:
+        raise error  # the fault is none of the cell's
+    raise FalllineError(f"{plan.cell_name(cell)}: {error}") from error
 
 
 def _small(model: ModelLike, data: "Data", outputs: int, dropout: float) -> nn.Module:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fallline import data as data_
 from fallline import optim
 from fallline._core.seeds import stream
+from fallline.models.check import check_plain
 from fallline.study.models import ModelLike, fresh
 from fallline.study.plain import HELD_ROWS, copied_optimizer, read_batches, starting_lr, step_flops
 from fallline.study.ramp import LRResult, range_test
@@ -204,6 +205,7 @@ def find_lr_plain(
     with kept_generators(getattr(loader, "generator", None), getattr(sampler, "generator", None)):
         batches = read_batches(loader, LONGEST, place)
         total = (len(loader) if isinstance(loader, Sized) else len(batches.found)) * epochs
+        check_plain(copy.deepcopy(model).to(place), *batches.found[0], copy.deepcopy(loss).to(place) if isinstance(loss, nn.Module) else loss)
         learns = isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None
         default = starting_lr(model, optimizer)
 
