@@ -338,7 +338,7 @@ def test_a_killed_study_goes_on(data, tmp_path, how):
         ({"losses": []}, "at least one loss"),
         ({"schedules": []}, "at least one schedule"),
         ({"schedules": ["cosin"]}, "did you mean"),
-        ({"optimizers": ["adam:betas=2/3", "sgd"]}, "member adam"),
+        ({"optimizers": ["adam:betas=2/3", "sgd"]}, "^adam"),
         ({"losses": ["cross_entropy"], "loss": "poly1"}, "losses are given once"),
         ({"budget": "soon"}, "10m, 90s and 1.5h"),
         ({"budget": 1e-6}, "budget >="),

@@ -62,5 +62,5 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     if name in table:
         return table[name]
     close = nearest(name, table)
-    hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    raise FalllineError(f"there is no {kind} {name!r}; {hint}Known: {', '.join(sorted(table))}.")
+    hint = f"did you mean {' or '.join(repr(c) for c in close)}? Known" if close else "known"
+    raise FalllineError(f"there is no {kind} {name!r}; {hint}: {', '.join(sorted(table))}.")

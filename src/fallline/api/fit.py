@@ -22,7 +22,6 @@ from fallline.api.names import check_names, loss_name
 from fallline.api.run import Run, residual_quantiles
 from fallline.losses import Custom, Loss, own_loss
 from fallline.record import MODEL_FILE, PIPELINE_FILE, RECORD_FILE, Reader, Writer, holds_run, read_info
-from fallline.training.threads import fitting_threads
 from fallline.training import Goal, Outcome, Settings, aim, train
 from fallline.training.checkpoint import load_tensors
 from fallline.training.checks import batch_rows, check, device_of
@@ -30,6 +29,7 @@ from fallline.training.evaluate import mean_loss, outputs
 from fallline.training.goal import warn_of_rare_pairs
 from fallline.training.loop import MODEL_FORMAT
 from fallline.training.session import NotResumed
+from fallline.training.threads import fitting_threads
 
 if TYPE_CHECKING:
     from fallline.data import Data

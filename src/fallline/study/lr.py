@@ -205,7 +205,8 @@ def find_lr_plain(
     with kept_generators(getattr(loader, "generator", None), getattr(sampler, "generator", None)):
         batches = read_batches(loader, LONGEST, place)
         total = (len(loader) if isinstance(loader, Sized) else len(batches.found)) * epochs
-        check_plain(copy.deepcopy(model).to(place), *batches.found[0], copy.deepcopy(loss).to(place) if isinstance(loss, nn.Module) else loss)
+        loss_there = copy.deepcopy(loss).to(place) if isinstance(loss, nn.Module) else loss
+        check_plain(copy.deepcopy(model).to(place), *batches.found[0], loss_there)
         learns = isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None
         default = starting_lr(model, optimizer)
 
