@@ -115,7 +115,7 @@ class Odd(nn.Module):
         (lambda x: x, 3, r"shape \(5, 3\) for 5 rows, but it gave \(5, 4\)"),
         (lambda x: x[0], 4, r"gave \(4,\)"),
         (lambda x: x[:, 0], 4, r"gave \(5,\)"),
-        (lambda x: (x, x), 4, "one tensor, but it gave tuple"),
+        (lambda x: (x, x), 4, "one tensor, but it gave a tuple"),
         (lambda x: x.long(), 4, "floating"),
         (lambda x: x / 0, 4, "NaN or infinity"),
         (lambda x: x @ torch.ones(3, 3), 4, r"raised RuntimeError in line \d+"),
