@@ -19,6 +19,7 @@ from fallline.cli.main import main
 from fallline.record import Reader, Writer
 from fallline.report.figures import trials as figures
 from fallline.study.space import make_space
+from fallline.study.trials_db import held
 from fallline.training import Settings
 
 pytest.importorskip("optuna")
@@ -124,6 +125,26 @@ def test_a_search_goes_on_from_its_folder(tmp_path: Path) -> None:
     more = first.resume(9, quiet=True)
     assert len(more.trials) == 9
     assert len(fl.tune(resume=tmp_path / "run", quiet=True).trials) == 9
+
+
+def test_a_second_process_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    """Asked from within the first one: the lock is that of the folder, whoever asks."""
+    folder, seen = tmp_path / "run", []
+
+    def stop() -> bool:
+        if not seen:
+            before = (folder / "run.json").read_bytes()
+            with pytest.raises(FalllineError, match="held by another process"):
+                fl.tune(resume=folder, trials=50, quiet=True)
+            seen.append((folder / "run.json").read_bytes() == before)
+        return False
+
+    found = fl.tune("linear", "iris", out=folder, stop=stop, **USUAL)
+    assert seen == [True]
+    with pytest.raises(FalllineError, match="held by another process"), held(folder):
+        found.resume(9, quiet=True)
+    info = json.loads((folder / "run.json").read_text())
+    assert (info["status"], info["config"]["trials"], len(info["result"]["trials"])) == ("finished", 6, 6)
 
 
 @pytest.mark.parametrize(

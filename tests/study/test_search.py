@@ -213,11 +213,27 @@ def test_a_third_goes_on_whatever_the_values(lower) -> None:
     draw = np.random.default_rng(0)
     for n in range(1, 30):
         values = draw.permutation(n).astype(float).tolist()
-        stay = [v for v in values if goes_on(v, values, lower=lower)]
-        assert sorted(stay) == sorted(values, reverse=not lower)[: math.ceil(n / 3)] or not lower
-        assert len(stay) == math.ceil(n / 3)
-    assert goes_on(1.0, [1.0] * 9, lower=True)  # equal values are never told apart
-    assert not goes_on(math.nan, [math.nan, 1.0], lower=True)
+        held = [(v if lower else -v, math.inf, i) for i, v in enumerate(values)]
+        stay = [v for v, mine in zip(values, held, strict=True) if goes_on(mine, held)]
+        assert sorted(stay, reverse=not lower) == sorted(values, reverse=not lower)[: math.ceil(n / 3)]
+    alike = [(1.0, 0.5 - i % 5, i) for i in range(9)]  # equal values: by their loss, then by their number
+    assert [i for i, mine in enumerate(alike) if goes_on(mine, alike)] == [3, 4, 8]
+    assert not goes_on((math.nan, 0.0, 0), [(math.nan, 0.0, 0), (1.0, 0.0, 1)])
+
+
+def test_trials_of_equal_values_do_not_all_go_on(iris) -> None:
+    """Accuracy on 23 rows ties; how many go on is said."""
+    found = search(iris, plan_of({"optimizer": ["sgd"], "lr": (1e-8, 1e-6)}, trials=12, batch=12, pruner="halving"))
+    first, second = rungs(4)
+    judged = [t for t in found.trials if first in t.reports]
+    assert len({t.reports[first] for t in judged}) < 4  # or this shows nothing
+    on = [t for t in judged if t.epochs > first]
+    assert (len(judged), len(on), found.counts["finished"]) == (12, 4, 2)
+    best = sorted(judged, key=lambda t: (-t.reports[first], t.losses[first], t.number))[:4]
+    assert {t.number for t in best} == {t.number for t in on}
+    assert any(f"4 of 12 after epoch {first}, 2 of 4 after epoch {second};" in note for note in found.notes)
+    whole = search(iris, plan_of(trials=2, pruner="none"))
+    assert not any("goes on" in note for note in whole.notes)
 
 
 def test_halving_judges_all_that_reported_and_no_order_within_a_block() -> None:
@@ -587,9 +603,10 @@ def test_trials_stand_in_one_order() -> None:
 
 
 def test_the_expected_curve_is_that_of_the_random_trials() -> None:
-    found = [trial(0, 0.1), trial(1, None, "diverged"), trial(2, 0.4, "stopped"), dataclasses.replace(trial(3, 0.99), by="tpe")]
+    found = [trial(0, 0.1), trial(1, None, "diverged"), trial(2, 0.4), dataclasses.replace(trial(3, 0.99, "stopped"), by="tpe")]
     curve = expected_curve(found, lower=False)
     assert curve == [expected_best([0.1, 0.1, 0.4], k, lower=False) for k in (1, 2, 3)]
+    assert expected_curve([*found, trial(4, 0.2, "stopped")], lower=False) == []
 
 
 MANY = SimpleNamespace(validation=SimpleNamespace(y=np.arange(10_000) % 2), test=SimpleNamespace(y=np.arange(10_000) % 2))

@@ -21,6 +21,7 @@ from fallline.study.models import ModelLike, spoken
 from fallline.study.sampling import need_optuna
 from fallline.study.search import SearchPlan
 from fallline.study.space import AVERAGES, FACTORS, Range, Space, make_space
+from fallline.study.trials_db import held
 from fallline.training import Settings, aim
 from fallline.training.metrics import names as metric_names
 
@@ -276,6 +277,21 @@ def _run(
     quiet: bool,
     stop: Callable[[], bool] | None,
 ) -> Tuning:
+    with held(writer.folder):
+        return _run_held(models, data, writer, loss, plan, quiet=quiet, stop=stop)
+
+
+def _run_held(
+    models: Mapping[str, ModelLike],
+    data: "Data",
+    writer: Writer,
+    loss: Loss | None,
+    plan: SearchPlan,
+    *,
+    quiet: bool,
+    stop: Callable[[], bool] | None,
+) -> Tuning:
+    """Run a search whose folder is held: no other process changes what is written here."""
     writer.describe(config=plan.to_json(), status="running")
     with interruptible(stop) as asked:
         try:
@@ -291,8 +307,16 @@ def _run(
 
 
 def _resume(folder: Path, model: Any, data: Any, loss: Any, trials: int | None, *, quiet: bool, stop: Callable[[], bool] | None) -> Tuning:
+    kind = read_info(folder)["kind"]
+    must(kind == "search", "a search can be resumed", f"a {kind}", "resume it with its own command", where=f"'{folder}'")
+    with held(folder):
+        return _resume_held(folder, model, data, loss, trials, quiet=quiet, stop=stop)
+
+
+def _resume_held(
+    folder: Path, model: Any, data: Any, loss: Any, trials: int | None, *, quiet: bool, stop: Callable[[], bool] | None
+) -> Tuning:
     info = read_info(folder)
-    must(info["kind"] == "search", "a search can be resumed", f"a {info['kind']}", "resume it with its own command", where=f"'{folder}'")
     plan = _longer(SearchPlan.from_json(info["config"]), trials)
     if info["model"].get("spec") is None:
         if isinstance(model, str):
@@ -306,7 +330,7 @@ def _resume(folder: Path, model: Any, data: Any, loss: Any, trials: int | None, 
         raise FalllineError(f"this search was given a loss object ({info['loss']['name']}); pass the same again: loss=...")
     rows = _same_rows(info, data, folder)
     writer = Writer(folder)
-    return _run(models, rows, writer, None if loss is None else own_loss(loss, rows.task), plan, quiet=quiet, stop=stop)
+    return _run_held(models, rows, writer, None if loss is None else own_loss(loss, rows.task), plan, quiet=quiet, stop=stop)
 
 
 def _same_rows(info: dict[str, Any], data: Any, folder: Path) -> "Data":

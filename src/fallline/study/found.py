@@ -20,7 +20,7 @@ from fallline.study.pairs import differences
 from fallline.study.sampling import need_optuna, rungs
 from fallline.study.search import Search, SearchPlan, Shop, Trial
 from fallline.study.space import AVERAGES, OWN, Range
-from fallline.study.trials_db import TrialsFile, held
+from fallline.study.trials_db import TrialsFile
 from fallline.training.checks import batch_rows
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Found:
         headline: the result in words.
         counts: trials by how they ended, and epochs: `trials`, `finished`, `stopped`, `diverged`, `epochs`, `epochs_in_full`.
         importances: see `importance.importances`.
-        expected: the mean best of 1, 2, ... random trials, from the random trials of this search.
+        expected: the mean best of 1, 2, ... random trials, from those of this search; empty where one of them was stopped.
         notes: what must be known of it, in sentences.
         seconds: wall-clock time of this sitting.
     """
@@ -78,18 +78,18 @@ def run_search(
         models: spec, function or module, by the names that the space knows.
         data: rows; the validation rows judge.
         plan: what is asked.
-        writer: the record, new or continued.
+        writer: the record, new or continued; its folder is held (`trials_db.held`) where several processes could come to it.
         loss: a loss object in place of the settings' name.
         stop: asked after every few steps; True ends the search with what is whole so far.
         quiet: no progress bar.
 
     Raises:
-        FalllineError: Optuna is not installed, the search is held by another process, its trials are damaged.
+        FalllineError: Optuna is not installed, or the trials are damaged.
     """
     need_optuna()
     began = time.monotonic()
     units = plan.asked + min(plan.best, plan.asked) * len(plan.seeds)
-    with held(writer.folder), Progress("tune", units, quiet=quiet) as bar:
+    with Progress("tune", units, quiet=quiet) as bar:
         file = TrialsFile(writer.folder, "minimize" if plan.lower else "maximize")
         try:
             shop = Shop(models, data, plan, writer, loss, stop, lambda steps, value: None)
@@ -151,7 +151,12 @@ def best_so_far(trials: list[Trial], *, lower: bool) -> list[float]:
 
 
 def expected_curve(trials: list[Trial], *, lower: bool) -> list[float]:
-    """The mean best of k random trials, from the random trials of a search; one that diverged counts as the worst value seen."""
+    """The mean best of k random trials, from the random trials of a search; one that diverged counts as the worst value seen.
+
+    None where one of them was stopped: its value is not that of a whole trial, and whether it was stopped hung on the other trials.
+    """
+    if any(t.by == "random" and t.status == "stopped" for t in trials):
+        return []
     drawn = [t.value for t in trials if t.by == "random"]
     known = [v for v in drawn if v is not None]
     if not known:
@@ -168,10 +173,11 @@ def notes_of(trials: list[Trial], plan: SearchPlan, table: list[dict[str, Any]])
         f"{count(n['trials'], 'trial')} ({plan.sampler}, batches of {plan.batch}): {n['finished']} finished, {n['stopped']} stopped early, "
         f"{n['diverged']} diverged; {n['epochs']:,} of {n['epochs_in_full']:,} epochs were trained."
     ]
-    if plan.pruner == "halving" and rungs(plan.settings.epochs):
-        places = " and ".join(str(epoch) for epoch in rungs(plan.settings.epochs))
-        words = "the best third of all trials so far went on; a trial that starts slowly may have been left behind there"
-        out.append(f"After epoch {places} {words}.")
+    if plan.pruner == "halving" and n["stopped"]:
+        judged = {epoch: [t for t in trials if epoch in t.reports] for epoch in rungs(plan.settings.epochs)}
+        places = [f"{sum(t.epochs > e for t in held)} of {len(held)} after epoch {e}" for e, held in judged.items() if held]
+        words = "a trial that starts slowly may have been left behind there"
+        out.append(f"Of the trials so far the best third goes on, equal ones by their loss: {', '.join(places)}; {words}.")
     out.append(
         f"Chosen by {label} on validation rows with fresh seeds (the search used seed {plan.search_seed}); test rows decided nothing."
     )

@@ -1,10 +1,11 @@
 """Who proposes the next trials, and which trials stop early: Optuna's samplers and pruners, seeded batch by batch.
 
     random, tpe, grid      every batch asks a sampler of its own seed, so a search that was killed asks the same again
-    halving                after E/5 and E/2 epochs the best third goes on, of all trials that came so far (successive halving)
+    halving                after E/5 and E/2 epochs the best third goes on, of all trials that came so far (successive halving); trials of
+                           equal values (accuracy on few rows) by their validation loss, then by their number
     median                 Optuna's median pruner: worse than the middle of the finished trials at the same epoch
 
-The trials of a block report before any of them is judged, so the order within a block favours none; trials of earlier blocks count as they
+The trials of a block report before any of them is judged, so the order in which they report favours none; trials of earlier blocks count as they
 come, as in the asynchronous form. The first batch is always random: `expected_best` rests on these trials, and TPE starts from them.
 
 Departs from the source: successive halving judges after E/9 and E/3; a schedule that warms up, or a small rate, has then hardly begun.
@@ -32,6 +33,9 @@ SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("halving", "median", "none")
 STARTUP = 10  # trials that are drawn at random before TPE takes over, at least
 KEEP = 3  # one of so many goes on at a rung
+LOSSES = "losses"  # what a trial keeps in Optuna besides its values: epoch -> validation loss
+
+Standing = tuple[float, float, int]
 
 
 def need_optuna() -> None:
@@ -100,23 +104,31 @@ def pruner_of(kind: str, epochs: int) -> "optuna.pruners.BasePruner":
             epoch = trial.last_step
             if epoch is None or epoch not in places:
                 return False
-            lower = study.direction == optuna.study.StudyDirection.MINIMIZE
-            held = [t.intermediate_values[epoch] for t in study.get_trials(deepcopy=False) if epoch in t.intermediate_values]
-            return not goes_on(trial.intermediate_values[epoch], held, lower=lower)
+            sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
+
+            def standing(t: "optuna.trial.FrozenTrial") -> Standing:
+                return (sign * t.intermediate_values[epoch], t.user_attrs.get(LOSSES, {}).get(str(epoch), math.inf), t.number)
+
+            held = [standing(t) for t in study.get_trials(deepcopy=False) if epoch in t.intermediate_values]
+            return not goes_on(standing(trial), held)
 
     return Halving()
 
 
-def goes_on(value: float, held: Sequence[float], *, lower: bool) -> bool:
-    """Whether a value is among the best third of all that came to the same rung, itself included; NaN never is.
+def goes_on(mine: Standing, held: Sequence[Standing]) -> bool:
+    """Whether a trial is among the best third of all that came to the same rung, itself included; one whose value is NaN never is.
 
-    >>> goes_on(0.2, [0.1, 0.2, 0.3, 0.4], lower=True), goes_on(0.3, [0.1, 0.2, 0.3, 0.4], lower=True)
-    (True, False)
+    Args:
+        mine: where it stands: its value (lower is better), its validation loss and its number.
+        held: the same of all, its own among them.
+
+    >>> all_alike = [(0.3, 0.5, 0), (0.3, 0.4, 1), (0.3, 0.5, 2)]
+    >>> [goes_on(mine, all_alike) for mine in all_alike]
+    [False, True, False]
     """
-    if math.isnan(value):
+    if math.isnan(mine[0]):
         return False
-    better = sum(v < value if lower else v > value for v in held)
-    return better < math.ceil(len(held) / KEEP)
+    return sum(other < mine for other in held) < math.ceil(len(held) / KEEP)
 
 
 def suggester(trial: "optuna.Trial") -> Any:

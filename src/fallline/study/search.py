@@ -23,7 +23,7 @@ from fallline.record import Reader, Writer
 from fallline.study.members import OUTCOME
 from fallline.study.models import ModelLike, fresh
 from fallline.study.runner import Stop, Tick
-from fallline.study.sampling import PRUNERS, SAMPLERS, STARTUP, judged_at, pruner_of, quiet_optuna, sampler_of, suggester
+from fallline.study.sampling import LOSSES, PRUNERS, SAMPLERS, STARTUP, judged_at, pruner_of, quiet_optuna, sampler_of, suggester
 from fallline.study.space import Point, Space
 from fallline.study.trials_db import TrialsFile
 from fallline.training import Goal, Settings
@@ -144,6 +144,7 @@ class Trial:
         seconds: its share of the time of its block.
         message: what is to say, where it did not simply finish.
         alone: why it was trained by itself.
+        losses: epoch -> validation loss, where it was judged; what is not finite is left out.
     """
 
     number: int
@@ -161,6 +162,7 @@ class Trial:
     seconds: float
     message: str = ""
     alone: str = ""
+    losses: dict[int, float] = field(default_factory=dict)
 
     @property
     def run(self) -> str:
@@ -286,7 +288,8 @@ class Search:
         if fields is None:
             return None
         try:
-            return Trial(**{**fields, "reports": {int(k): float(v) for k, v in fields["reports"].items()}})
+            kept = {name: {int(k): float(v) for k, v in fields.get(name, {}).items()} for name in ("reports", "losses")}
+            return Trial(**{**fields, **kept})
         except (KeyError, TypeError, ValueError) as error:
             raise FalllineError(f"the record of trial {number} is damaged: {type(error).__name__}: {error}.") from error
 
@@ -333,13 +336,15 @@ class Search:
         self.trials += [done[number] for number in sorted(done)]
 
     def _block(self, name: str, block: Block, trials: dict[str, Any], first: int) -> dict[int, Trial] | None:
-        reports: dict[str, dict[int, float]] = {job.run: {} for job in block.jobs}
+        reports, losses = ({job.run: dict[int, float]() for job in block.jobs} for _ in range(2))
 
         def judge(members: Sequence[tuple[str, int, dict[str, float]]]) -> set[str]:
-            seen = [(run, epoch, found.get(self.plan.metric, math.nan)) for run, epoch, found in members if epoch in self.epochs]
-            for run, epoch, value in seen:
-                trials[run][0].report(value, epoch)
-                reports[run][epoch] = value
+            seen = [(run, epoch, found) for run, epoch, found in members if epoch in self.epochs]
+            for run, epoch, found in seen:
+                reports[run][epoch] = found.get(self.plan.metric, math.nan)
+                if math.isfinite(loss := found.get("loss", math.nan)):
+                    losses[run][epoch] = loss
+                _report(trials[run][0], {epoch: reports[run][epoch]}, losses[run])
             return {run for run, _, _ in seen if trials[run][0].should_prune()}
 
         results = self.shop.train(name, block, judge)
@@ -349,7 +354,7 @@ class Search:
         out = {}
         for result in results:
             trial, point = trials[result.job.run]
-            out[trial.number] = _trial(trial, point, by, result, self.plan.metric, reports[result.job.run])
+            out[trial.number] = _trial(trial, point, by, result, self.plan.metric, reports[result.job.run], losses[result.job.run])
             self._tell(trial, out[trial.number])
         self.shop.keep([(found.run, found) for found in out.values()])
         return out
@@ -361,8 +366,7 @@ class Search:
                 f"trial {trial.number} would be asked with other values than the record holds: the search was made by another version of "
                 "Optuna or fallline; start a new one with --out."
             )
-        for epoch, value in found.reports.items():
-            trial.report(value, epoch)
+        _report(trial, found.reports, found.losses)
         self._tell(trial, found)
         return found
 
@@ -381,7 +385,22 @@ class Search:
             self.study.tell(trial, found.value)
 
 
-def _trial(trial: "optuna.Trial", point: Point, by: str, result: Result, metric: str, reports: dict[int, float]) -> Trial:
+def _report(trial: "optuna.Trial", values: Mapping[int, float], losses: Mapping[int, float]) -> None:
+    """Tell Optuna values at epochs, and all losses so far, by which equal values are told apart."""
+    for epoch, value in values.items():
+        trial.report(value, epoch)
+    trial.set_user_attr(LOSSES, {str(epoch): loss for epoch, loss in losses.items()})
+
+
+def _trial(
+    trial: "optuna.Trial",
+    point: Point,
+    by: str,
+    result: Result,
+    metric: str,
+    reports: dict[int, float],
+    losses: dict[int, float],
+) -> Trial:
     outcome = result.outcome
     judged = outcome.metrics.get("validation", {})
     value, loss = (_plain(judged.get(key, math.nan)) for key in (metric, "loss"))
@@ -402,6 +421,7 @@ def _trial(trial: "optuna.Trial", point: Point, by: str, result: Result, metric:
         outcome.seconds,
         outcome.message,
         result.alone,
+        losses,
     )
 
 

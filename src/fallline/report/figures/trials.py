@@ -62,8 +62,8 @@ def history(reader: Source) -> Curves | None:
         lines.append(Line("random trials, on average", "soft", [float(k) for k in range(1, len(expected) + 1)], expected))
     says = f"The best of {count(len(trials_of(reader)), 'trial')} reached {metric(key, so_far[-1], 2)}; a search's own best flatters."
     note = (
-        f"The second line: the mean best of k trials drawn at random, from the {len(expected)} of this search that were (a stopped one "
-        "counts with what it had reached). Dodge et al. 2019, without replacement."
+        f"The second line: the mean best of k trials drawn at random, from the {len(expected)} of this search that were. "
+        "Dodge et al. 2019, without replacement."
         if len(expected) > 1
         else ""
     )
