@@ -25,10 +25,11 @@ from fallline.study.models import ModelLike, fresh
 from fallline.study.pairs import judged
 from fallline.study.plan import Cell, Plan, label
 from fallline.study.profiles import study_profiles
-from fallline.study.ranking import headline, table
+from fallline.study.ranking import table
 from fallline.study.runner import Runner
 from fallline.study.sentence import listed
 from fallline.study.tune import Search, Tuned, search
+from fallline.study.verdict import verdict
 from fallline.training import aim, checks
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class Result:
         trials: every whole trial of the search.
         search: by cell its trials as (rate, validation loss), None: diverged.
         target: the level that steps are counted to; NaN where there is none.
-        headline: the result in words.
+        headline: the result in a sentence.
+        shown: what else is shown, a line each.
+        basis: how it was judged.
         seconds: wall-clock time of this sitting.
         differences: every pair of rows, see `pairs.differences`.
         factors: where several factors vary, the levels of each, see `pairs.factors`.
@@ -67,6 +70,8 @@ class Result:
     profiles: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     factors: list[dict[str, Any]] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    basis: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """What `run.json` holds of it."""
@@ -74,6 +79,8 @@ class Result:
             "table": self.table,
             "search": self.search,
             "headline": self.headline,
+            "shown": self.shown,
+            "basis": self.basis,
             "target": self.target if math.isfinite(self.target) else None,
             "members": len(self.members),
             "trials": len(self.trials),
@@ -130,7 +137,7 @@ def run_study(
     whole = [member for found in members.values() for member in found]
     pairs, levels = judged(rows)
     wanted = len(plan.cells) * len(plan.seeds)
-    words = headline(rows, plan)
+    words, shown, basis = verdict(rows, plan.metric)
     return Result(
         status,
         rows,
@@ -144,6 +151,8 @@ def run_study(
         study_profiles(rows),
         [*([] if status == "finished" else [_lacks(plan, status, members)]), *_notes(plan, whole, trials)],
         levels,
+        shown,
+        basis,
     )
 
 

@@ -1,8 +1,7 @@
-"""What a study of several factors has shown, in words: each factor's levels over all the others, then the best cell.
+"""What a study of several factors has shown, in words: the best cell, then a line for each factor, its levels over all the others.
 
-"over all batch sizes and losses, adam beats sgd by 3.1 to 4.0 points; over all optimizers and losses, batch sizes 32 and 128 cannot be
-told apart at 5 seeds; of the 8 cells, adam at batch size 32 with mse stands best at 0.9712: it beats 5 others by 1.2 to 9.3 points and 2
-others cannot be told apart from it at 5 seeds"
+"adam at batch size 32 with mse is the best of 8 cells at 0.9712: it beats 5 others by 1.2 to 9.3 points and 2 others cannot be told apart
+from it at 5 seeds"; then "optimizers, over all batch sizes and losses: adam beats sgd by 3.1 to 4.0 points".
 """
 
 import math
@@ -11,33 +10,32 @@ from typing import Any
 
 from fallline import record
 from fallline.study.pairs import LEVEL
-from fallline.study.sentence import Claim, facts, listed, seeds_words, shown_values, span, steps_clauses, unit_of, value_clauses
+from fallline.study.sentence import Claim, listed, seeds_words, shown_values, span, steps_clauses, unit_of, value_clauses
 
 Row = Mapping[str, Any]
 PLURAL = {"optimizer": "optimizers", "batch_size": "batch sizes", "loss": "losses", "schedule": "schedules"}
 SINGULAR = {"optimizer": "optimizer", "batch_size": "batch size", "loss": "loss", "schedule": "schedule"}
 
 
-def factor_sentence(rows: Sequence[Row], pairs: Sequence[Row], found: Sequence[Row]) -> str:
-    """What is shown of the metric: of every factor, then of the best cell.
+def factor_lines(found: Sequence[Row], metric: str) -> list[str]:
+    """What is shown of the metric, a line for every factor.
 
     Args:
-        rows: of `ranking.table`.
-        pairs: of `differences`.
         found: of `factors`, not empty.
+        metric: that ranks.
     """
     out = []
     for factor in found:
         if compared(factor):
-            clauses = value_clauses([level["level"] for level in factor["levels"]], factor["pairs"], rows[0]["metric"])
-            out += [f"{over(factor)}, {clauses[0]}", *clauses[1:], *turns_words(factor)]
+            clauses = value_clauses([level["level"] for level in factor["levels"]], factor["pairs"], metric)
+            out.append(f"{PLURAL[factor['factor']]}, {over(factor)}: {'; '.join([*clauses, *turns_words(factor)])}")
         elif factor["left_out"]:
             out.append(f"{PLURAL[factor['factor']]} are not compared: {factor['left_out']}")
-    return "; ".join([*out, *_best_cell(rows, pairs), *facts(rows)])
+    return out
 
 
-def factor_steps(found: Sequence[Row], metric: str, target: float) -> str:
-    """What is shown of the steps to the target; "" where there is none.
+def factor_steps(found: Sequence[Row], metric: str, target: float) -> list[str]:
+    """What is shown of the steps to the target, a line for every factor; none where there is no target.
 
     Args:
         found: of `factors`.
@@ -45,15 +43,15 @@ def factor_steps(found: Sequence[Row], metric: str, target: float) -> str:
         target: that steps are counted to.
     """
     if not math.isfinite(target):
-        return ""
+        return []
     goal = f"{record.key(metric).label} {target:.4g}"
     out, missed = [], False
     for factor in found:
         clauses = steps_clauses([level["level"] for level in factor["levels"]], factor["pairs"])
-        out += [f"{over(factor, steps=True)}, {clauses[0]}", *clauses[1:]] if clauses else []
+        out += [f"to reach {goal}, {over(factor, steps=True)}, {'; '.join(clauses)}"] if clauses else []
         missed = missed or any(level["steps"] is None or factor["steps_over"] < len(level["cells"]) for level in factor["levels"])
-    words = f"to reach {goal}, {'; '.join(out)}" if out else f"no difference in the steps to {goal} is shown of any factor"
-    return f"{words}; where a run missed it, steps are left out" if missed else words
+    out = out or [f"no difference in the steps to {goal} is shown of any factor"]
+    return [*out, "combinations in which a run never reached it are left out of this"] if missed else out
 
 
 def compared(factor: Row) -> bool:
@@ -82,25 +80,31 @@ def over(factor: Row, *, steps: bool = False) -> str:
 
 
 def turns_words(factor: Row) -> list[str]:
-    """A clause for every two levels whose order is shown to turn with another factor."""
+    """A clause for every two levels of which another factor is shown to decide who leads."""
     return [
-        f"but the order of {turn['a']} and {turn['b']} turns with the {SINGULAR[turn['factor']]}: "
+        f"but who leads, {turn['a']} or {turn['b']}, depends on the {SINGULAR[turn['factor']]}: "
         f"{turn['a']} leads at {turn['a_leads_at']}, {turn['b']} at {turn['b_leads_at']}"
         for turn in factor["turns"]
         if turn["p"] <= LEVEL
     ]
 
 
-def _best_cell(rows: Sequence[Row], pairs: Sequence[Row]) -> list[str]:
+def best_cell(rows: Sequence[Row], pairs: Sequence[Row]) -> str:
+    """The cell that stands first, and how it stands to the others; "" where none is ranked.
+
+    Args:
+        rows: of `ranking.table`.
+        pairs: of `differences`.
+    """
     ranked = [row for row in rows if row["rank"] is not None]
     if not ranked or ranked[0]["mean"] is None:
-        return []
+        return ""
     best, metric = ranked[0], rows[0]["metric"]
     unit, scale = unit_of(metric)
-    text = f"of the {len(rows)} cells, {best['cell']} stands best at {best['mean']:.4g}"
+    text = f"{best['cell']} is the best of {len(rows)} cells at {best['mean']:.4g}"
     asked = [pair for pair in pairs if pair["p"] is not None and best["cell"] in (pair["a"], pair["b"])]
     if not any(pair["n"] > 1 for pair in asked):
-        return [text]
+        return text
     edges = shown_values(asked, record.key(metric).better == "lower")
     won = {loser: edge for (winner, loser), edge in edges.items() if winner == best["cell"]}
     led = {loser: edge for loser, edge in won.items() if edge.low is not None and edge.high is not None}
@@ -117,7 +121,7 @@ def _best_cell(rows: Sequence[Row], pairs: Sequence[Row]) -> list[str]:
     if rest:
         which = f"none of the other {rest} can" if not edges and rest > 1 else f"{_others(rest, len(ranked) - 1)} cannot"
         words.append(f"{which} be told apart from it at {seeds_words(asked)}")
-    return [f"{text}: {listed(words)}"]
+    return f"{text}: {listed(words)}"
 
 
 def _others(count: int, of: int) -> str:

@@ -3,7 +3,7 @@
 Ranked by the mean of the metric on validation rows, at the weights that were kept; a row in which members diverged stands below every
 row in which fewer did, so no run is ever dropped in silence. A row whose best learning rate stands at the edge of what was tried may be
 under-tuned: it keeps its numbers, but no rank is given to it and nothing is claimed of it; such rows stand after the ranked ones.
-Test rows are reported beside and decide nothing. What differs from what is decided in `pairs.py` and said in `sentence.py`.
+Test rows are reported beside and decide nothing. What differs from what is decided in `pairs.py` and said in `verdict.py`.
 """
 
 import math
@@ -11,13 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fallline import record
-from fallline.study.factor_sentence import compared as levels_compared
-from fallline.study.factor_sentence import factor_sentence, factor_steps
 from fallline.study.factors import varying
 from fallline.study.members import Member, Workshop
-from fallline.study.pairs import LEVEL, SHARES, differences, judged
+from fallline.study.pairs import LEVEL, SHARES, differences
 from fallline.study.plan import Cell, Plan, label
-from fallline.study.sentence import in_units, sentence, steps_sentence
 from fallline.study.statistics import Interval, mean_interval, median, smallest_move, smallest_visible
 from fallline.study.tune import Tuned
 from fallline.study.versus import plain
@@ -28,11 +25,11 @@ AT_EDGE = "not ranked: its best learning rate stands at the edge of what was tri
 def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: dict[Cell, Tuned]) -> tuple[list[dict], float]:
     """The rows, ranked ones first, and the target that steps are counted to (NaN where there is none).
 
-    `differences`, `study_profiles` and `headline` are functions of these rows alone. A row holds `rank` (None: not ranked), `cell` (its
+    `differences`, `study_profiles` and `verdict` are functions of these rows alone. A row holds `rank` (None: not ranked), `cell` (its
     name), `optimizer`, `batch_size`, `loss`, `schedule`, `lr`, `seeds` (how many), `at_seeds` (which),
     `metric`, `values` and `steps` (one for each seed; None: diverged, or missed; `steps` is None where there is no target), `ran` (steps
     that each run took in all), `step` and `every` (the smallest amounts by which `values` and `steps` can move), `target`,
-    `steps_to_target` (middle seed), `missed`, `diverged`, `mean`, `low`, `high`, `test_mean`, `test_low`, `test_high`, `seconds`,
+    `steps_to_target` (middle seed), `epochs_to_target` (the same in passes over the rows), `missed`, `diverged`, `mean`, `low`, `high`, `test_mean`, `test_low`, `test_high`, `seconds`,
     `lr_at_edge`, `trials`, how it stands to the first row (`difference`, `difference_low`, `difference_high`, `p`, `differs_from_best`:
     "best", "yes", "not shown", "not ranked"), `visible` and `note`.
 
@@ -83,6 +80,7 @@ def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned:
         "steps": [plain(s) for s in steps] if math.isfinite(target) else None,
         "ran": [m.steps for m in found],
         "steps_to_target": int(reached) if math.isfinite(reached) else None,
+        "epochs_to_target": reached * found[0].epochs / found[0].steps if math.isfinite(reached) and found[0].steps else None,
         "missed": sum(not math.isfinite(s) for s in steps),
         "step": step,
         "every": _every(found, steps),
@@ -169,36 +167,6 @@ def note(row: dict[str, Any]) -> str:
     if row["seeds"] == 1:
         words.append("one seed: no interval")
     return "; ".join(words)
-
-
-def headline(rows: Sequence[dict[str, Any]], plan: Plan) -> str:
-    """The result in words: what is shown of the metric, of the steps to the target, and on what these words rest.
-
-    >>> headline([], None)
-    'no member was finished'
-    """
-    pairs, found = judged(rows)
-    asked = [pair for pair in pairs if pair["p"] is not None and pair["n"] > 1]
-    target = math.nan if not rows or rows[0]["target"] is None else rows[0]["target"]
-    several = any(row["mean"] is not None for row in rows) and any(levels_compared(factor) for factor in found)
-    text = factor_sentence(rows, pairs, found) if several else sentence(rows, pairs)
-    if not asked or all(row["mean"] is None for row in rows):
-        return text
-    label = record.key(plan.metric).label
-    steps = factor_steps(found, plan.metric, target) if several else steps_sentence(rows, pairs, target)
-    rests = [f"validation {label}, paired by seed", "95 % interval of each pair"]
-    if several:
-        levels, turns = (sum(len(factor[name]) for factor in found) for name in ("pairs", "turns"))
-        over = f"{levels} pairs of levels, {turns} turns of their order and {len(asked)} pairs of cells"
-        rests.append(f"5 % level over {over} together{f', asked for {label} and for steps' if steps else ''}")
-    elif len(asked) > 1 or steps:
-        over = f"all {len(asked)} pairs" if len(asked) > 1 else "both questions" if steps else ""
-        rests.append(f"5 % level over {over}{f', asked for {label} and for steps' if steps and len(asked) > 1 else ''}")
-    if rows[0]["visible"] and any(pair["p"] > LEVEL for pair in asked):
-        of = " between two cells" if several else ""
-        large = in_units(rows[0]["visible"], plan.metric)
-        rests.append(f"{max(pair['n'] for pair in asked)} seeds show differences{of} from about {large} on")
-    return f"{text}{f'. Steps: {steps}' if steps else ''} ({'; '.join(rests)})"
 
 
 def _within(metric: str, found: Interval) -> tuple[float, float | None, float | None]:

@@ -1,11 +1,11 @@
 """A study in words: the ranking for a terminal, and the call that repeats it."""
 
 import dataclasses
-import io
 import math
 from typing import TYPE_CHECKING, Any
 
 from fallline import record
+from fallline._core.columns import Column, columns_text
 from fallline.study.models import spoken
 from fallline.study.plan import Plan
 from fallline.training import Settings
@@ -16,57 +16,59 @@ if TYPE_CHECKING:
 
 def ranking_text(result: "Result", plan: Plan) -> str:
     """Headline, table and what must be known to read it."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+    if not result.table:
+        kept = f"; {len(result.trials)} trainings of the search for learning rates are kept" if result.trials else ""
+        return f"No training that is compared was finished{kept}."
+    key, table = record.key(plan.metric), result.table
+    return "\n".join(
+        [
+            *columns_text(
+                [
+                    Column("", ["-" if row["rank"] is None else str(row["rank"]) for row in table]),
+                    Column("optimizer", [row["cell"] for row in table], left=True),
+                    Column("lr", [f"{row['lr']:.3g}" for row in table]),
+                    Column(f"{key.label} [95 %]", [f"{_number(row['mean'])}{_spread(row)}" for row in table]),
+                    Column("test", [_number(row["test_mean"]) for row in table], spare=1),
+                    Column("differs", [row["differs_from_best"] for row in table], left=True),
+                    Column("time", [f"{row['seconds']:.2f} s" for row in table], spare=2),
+                    Column("steps", [_steps(row, result.target) for row in table], spare=3),
+                    Column("epochs", [_epochs(row) for row in table] if len(plan.batch_sizes) > 1 else [""] * len(table), spare=4),
+                    Column("diverged", [f"{row['diverged']} of {row['seeds']}" if row["diverged"] else "" for row in table]),
+                    Column("note", [row["note"] if row["rank"] is None else "" for row in table], left=True, spare=5),
+                ]
+            ),
+            "",
+            f"{result.headline}.",
+            *(f"- {line}." for line in result.shown),
+            *legend(result, plan),
+        ]
+    )
 
-    key = record.key(plan.metric)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    heads = [
-        "",
-        "optimizer",
-        "lr",
-        f"{key.label} [95 %]",
-        "test",
-        "differs",
-        "time",
-        "steps",
-        "diverged",
-        "note",
-    ]
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("optimizer", "note", "differs") else "right", no_wrap=head != "note")
-    for row in result.table:
-        spread = f" [{_number(row['low'])}, {_number(row['high'])}]" if row["low"] is not None else ""
-        steps = "-" if not math.isfinite(result.target) else "never" if row["steps_to_target"] is None else f"{row['steps_to_target']:,}"
-        if 0 < row["missed"] < row["seeds"]:
-            steps += f" ({row['missed']} missed)"
-        table.add_row(
-            "-" if row["rank"] is None else str(row["rank"]),
-            row["cell"],
-            f"{row['lr']:.3g}",
-            f"{_number(row['mean'])}{spread}",
-            _number(row["test_mean"]),
-            row["differs_from_best"],
-            f"{row['seconds']:.2f} s",
-            steps,
-            f"{row['diverged']} of {row['seeds']}",
-            row["note"],
-        )
-    stream = io.StringIO()
-    Console(file=stream, width=150, no_color=True).print(table)
-    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-    return "\n".join([*lines, result.headline + ".", *legend(result, plan)])
+
+def _spread(row: dict[str, Any]) -> str:
+    return "" if row["low"] is None else f" [{_number(row['low'])}, {_number(row['high'])}]"
+
+
+def _steps(row: dict[str, Any], target: float) -> str:
+    text = "-" if not math.isfinite(target) else "never" if row["steps_to_target"] is None else f"{row['steps_to_target']:,}"
+    return f"{text} ({row['missed']} missed)" if 0 < row["missed"] < row["seeds"] else text
+
+
+def _epochs(row: dict[str, Any]) -> str:
+    return "-" if row["epochs_to_target"] is None else f"{row['epochs_to_target']:.3g}"
 
 
 def legend(result: "Result", plan: Plan) -> list[str]:
     """How the numbers came about."""
     key = record.key(plan.metric)
     kept = "best validation loss" if plan.settings.keep == "best" else "last epoch"
-    out = [f"Ranked by {key.label} on validation rows, at the weights of the {kept}; test rows decided nothing."]
+    out = [f"{result.basis[0].upper()}{result.basis[1:]}."] if result.basis else []
+    out += [f"Ranked by {key.label} on validation rows, at the weights of the {kept}; test rows decided nothing."]
     if math.isfinite(result.target):
-        how = "what every run of three in four cells reached" if plan.target == "auto" else "as given"
+        how = "what all runs of three in four rows reached" if plan.target == "auto" else "as given"
         out.append(f"Steps: until validation {key.label} {_number(result.target)} ({how}); a run that never reached it counts as infinity.")
+        if len(plan.batch_sizes) > 1:
+            out.append("A step costs more at a larger batch: across batch sizes compare the epochs, that is passes over the training rows.")
     return [*out, *(f"{note[0].upper()}{note[1:]}." for note in result.notes)]
 
 
