@@ -56,25 +56,30 @@ def columns_text(columns: Sequence[Column], most: int | None = None) -> list[str
             room = max(_SHORTEST, _wide(longest) - over)
             kept[kept.index(longest)] = longest._replace(cells=[_short(cell, room) for cell in longest.cells])
     lines = [[c.head for c in kept], ["-" * _wide(c) for c in kept], *([c.cells[i] for c in kept] for i in range(len(columns[0].cells)))]
-    out = [_GAP.join(t.ljust(_wide(c)) if c.left else t.rjust(_wide(c)) for c, t in zip(kept, line, strict=True)).rstrip() for line in lines]
+    out = [_GAP.join(_padded(c, text) for c, text in zip(kept, line, strict=True)).rstrip() for line in lines]
     names = [c.head for c in columns if c in spared]
     return [*out, f"(no room for {', '.join(names)}: see the report, or a wider terminal)"] if names else out
 
 
 def wrapped(line: str, most: int) -> str:
-    """A line broken between words where it is longer; one that is indented stays so.
+    r"""A line broken between words where it is longer; one that is indented stays so.
 
     >>> wrapped("  one two three", 10)
-    '  one two\\n  three'
+    '  one two\n  three'
     """
     if len(line) <= most:
         return line
     indent = line[: len(line) - len(line.lstrip())]
-    return textwrap.fill(line.strip(), most, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    folded = textwrap.TextWrapper(most, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return folded.fill(line.strip())
 
 
 def _wide(column: Column) -> int:
     return max(len(text) for text in (column.head, *column.cells))
+
+
+def _padded(column: Column, text: str) -> str:
+    return text.ljust(_wide(column)) if column.left else text.rjust(_wide(column))
 
 
 def _total(columns: Sequence[Column]) -> int:

@@ -29,7 +29,8 @@ def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: 
     name), `optimizer`, `batch_size`, `loss`, `schedule`, `lr`, `seeds` (how many), `at_seeds` (which),
     `metric`, `values` and `steps` (one for each seed; None: diverged, or missed; `steps` is None where there is no target), `ran` (steps
     that each run took in all), `step` and `every` (the smallest amounts by which `values` and `steps` can move), `target`,
-    `steps_to_target` (middle seed), `epochs_to_target` (the same in passes over the rows), `missed`, `diverged`, `mean`, `low`, `high`, `test_mean`, `test_low`, `test_high`, `seconds`,
+    `steps_to_target` (middle seed), `epochs_to_target` (the same in passes over the rows),
+    `missed`, `diverged`, `mean`, `low`, `high`, `test_mean`, `test_low`, `test_high`, `seconds`,
     `lr_at_edge`, `trials`, how it stands to the first row (`difference`, `difference_low`, `difference_high`, `p`, `differs_from_best`:
     "best", "yes", "not shown", "not ranked"), `visible` and `note`.
 

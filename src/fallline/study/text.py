@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fallline import record
@@ -25,7 +26,7 @@ def ranking_text(result: "Result", plan: Plan) -> str:
             *columns_text(
                 [
                     Column("", ["-" if row["rank"] is None else str(row["rank"]) for row in table]),
-                    Column("optimizer", [row["cell"] for row in table], left=True),
+                    *_names(table),
                     Column("lr", [f"{row['lr']:.3g}" for row in table]),
                     Column(f"{key.label} [95 %]", [f"{_number(row['mean'])}{_spread(row)}" for row in table]),
                     Column("test", [_number(row["test_mean"]) for row in table], spare=1),
@@ -43,6 +44,16 @@ def ranking_text(result: "Result", plan: Plan) -> str:
             *legend(result, plan),
         ]
     )
+
+
+def _names(table: Sequence[dict[str, Any]]) -> list[Column]:
+    """What tells the rows apart: the optimizer, and every other factor of which there are several."""
+    heads = {"batch_size": "batch", "loss": "loss", "schedule": "schedule"}
+    more = [name for name in heads if len({str(row[name]) for row in table}) > 1]
+    return [
+        Column("optimizer", [row["optimizer"] for row in table], left=True),
+        *(Column(heads[name], [str(row[name]) for row in table], left=name != "batch_size") for name in more),
+    ]
 
 
 def _spread(row: dict[str, Any]) -> str:
