@@ -37,7 +37,8 @@ def test_bundled_sets_have_the_right_task_and_all_rows(name):
     assert found.train.x.dtype == torch.float32
     assert found.train.y.dtype == (torch.float32 if task == "regression" else torch.int64)
     assert found.task in found.notes[0]
-    assert "task=" in found.notes[0]
+    assert "task=" not in found.notes[0]  # it is known, not guessed
+    assert "because" not in found.notes[0]
     assert data.load(**json.loads(json.dumps(found.source))).fingerprint == found.fingerprint
     assert json.loads(json.dumps(found.summary))["rows"]["train"] == len(found.train)
 

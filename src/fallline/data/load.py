@@ -69,7 +69,7 @@ def load(
         raise FalllineError(f"{raw.name} has no labels; give (X, y).")
     if raw.kind == "table":
         _refuse_infinite(raw.x)
-    goal = find_goal(raw.y, raw.target, task=task or raw.task, names=raw.class_names)
+    goal = find_goal(raw.y, raw.target, task=task or raw.task, names=raw.class_names, said=task is not None, known=raw.usual)
     labels = goal.y.numpy() if goal.classes else None
     parts = split_rows(len(raw), labels, seed=seed, validation=validation, test=test, assigned=raw.assigned)
     notes = [goal.note, *raw.notes, *_rare(goal, parts)]
@@ -146,11 +146,17 @@ def _rare(goal: Goal, parts: dict[str, np.ndarray]) -> list[str]:
     return notes
 
 
+MOST_COLUMNS = 5  # that have a note of their own
+
+
 def _prepared(pipeline: Pipeline, scale: str) -> list[str]:
     if not isinstance(pipeline.prepare, Table):
         return [f"pictures are scaled channel by channel: {SCALES[scale]} over the training pictures"]
     notes = [f"left out `{name}`: {why}" for name, why in pipeline.prepare.left_out.items()]
-    notes += [f"`{column.name}` is prepared as {said}" for column in pipeline.prepare.columns if (said := column.say()) != "number"][:40]
+    prepared = [f"`{column.name}` is prepared as {said}" for column in pipeline.prepare.columns if (said := column.say()) != "number"]
+    notes += prepared if len(prepared) <= MOST_COLUMNS + 1 else prepared[:MOST_COLUMNS]
+    if len(prepared) > MOST_COLUMNS + 1:
+        notes.append(f"and {len(prepared) - MOST_COLUMNS} more columns that are not plain numbers (see the report)")
     notes.append(
         f"numbers are scaled to {SCALES[scale]} over the training rows" if scale != "none" else "numbers are left unscaled, as you said"
     )

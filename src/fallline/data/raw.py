@@ -26,6 +26,8 @@ class Raw:
     """What to call a label, where the source knows better names than the labels themselves."""
     task: str | None = None
     """What the source is known to be for."""
+    usual: bool = False
+    """The target is that of a named set: its task is known, not guessed."""
     assigned: dict[str, np.ndarray] = field(default_factory=dict)
     """Rows of the splits that the source itself defines."""
     notes: list[str] = field(default_factory=list)

@@ -27,7 +27,15 @@ class Goal:
     note: str
 
 
-def find_goal(y: "pl.Series | np.ndarray", target: str, *, task: str | None, names: Mapping[Any, str] | None = None) -> Goal:
+def find_goal(
+    y: "pl.Series | np.ndarray",
+    target: str,
+    *,
+    task: str | None,
+    names: Mapping[Any, str] | None = None,
+    said: bool = True,
+    known: bool = False,
+) -> Goal:
     """Judge the labels, refuse what cannot be learnt, and encode the rest.
 
     Args:
@@ -35,6 +43,8 @@ def find_goal(y: "pl.Series | np.ndarray", target: str, *, task: str | None, nam
         target: what the labels are called.
         task: "regression", "binary", "multiclass", or None to find out.
         names: better names for labels, by label.
+        said: whether the user named the task.
+        known: whether the target is the usual one of a named set, of which nothing has to be guessed.
 
     Raises:
         FalllineError: missing, infinite or constant labels; a text target with more classes than half the rows; a task that does not
@@ -53,7 +63,7 @@ def find_goal(y: "pl.Series | np.ndarray", target: str, *, task: str | None, nam
     found = _number_task(series, kinds) if number else ("binary" if len(kinds) == 2 else "multiclass")
     chosen = task or found
     if chosen == "regression":
-        return _regression(series, target, kinds, said=task is not None)
+        return _regression(series, target, kinds, why=_why(said and task is not None and not known, known or task is not None, "distinct numbers", len(kinds)))
     _refuse_classes(series, target, kinds, chosen)
     raw = tuple(_plain(v) for v in kinds.to_list())
     index = {value: i for i, value in enumerate(kinds.to_list())}
@@ -62,9 +72,14 @@ def find_goal(y: "pl.Series | np.ndarray", target: str, *, task: str | None, nam
     other = "regression" if number else ("multiclass" if chosen == "binary" else "")
     hint = f"; {_OVERRIDE.format(other)}" if other and task is None else ""
     listed = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
-    why = "as you said" if task is not None else f"it holds {len(kinds)} distinct {'whole numbers' if number else 'labels'}"
-    note = f"the task is {chosen}: `{target}` is {TASKS[chosen]} ({listed}), because {why}{hint}"
-    return Goal(chosen, labels, classes, raw, note.replace("because as you said", "as you said"))
+    why = _why(said and task is not None and not known, known or task is not None, f"distinct {'whole numbers' if number else 'labels'}", len(kinds))
+    note = f"the task is {chosen}: `{target}` is {TASKS[chosen]} ({listed}){why}"
+    return Goal(chosen, labels, classes, raw, f"{note}{hint}" if "because" in why else note)
+
+
+def _why(said: bool, known: bool, kinds: str, count: int) -> str:
+    """Why the task is what it is, as the end of a sentence; "" where the set is known."""
+    return ", as you said" if said else "" if known else f", because it holds {count} {kinds}"
 
 
 def as_series(y: "pl.Series | np.ndarray", target: str) -> pl.Series:
@@ -147,7 +162,7 @@ def _number_task(series: pl.Series, kinds: pl.Series) -> str:
     return "regression"
 
 
-def _regression(series: pl.Series, target: str, kinds: pl.Series, *, said: bool) -> Goal:
+def _regression(series: pl.Series, target: str, kinds: pl.Series, *, why: str) -> Goal:
     if not series.dtype.is_numeric():
         shown = ", ".join(_show(v) for v in kinds.head(3).to_list())
         raise FalllineError(f"task='regression' needs a target of numbers, but '{target}' holds labels ({shown}); leave `task` out.")
@@ -162,8 +177,8 @@ def _regression(series: pl.Series, target: str, kinds: pl.Series, *, said: bool)
         raise FalllineError(f"the target '{target}' is constant in float32 precision; subtract its mean first.")
     whole = bool((exact == np.round(exact)).all())
     hint = f"; {_OVERRIDE.format('multiclass')}" if whole else ", fractions among them"
-    why = "as you said" if said else f"because it holds {len(kinds)} distinct numbers{hint}"
-    return Goal("regression", y, (), (), f"the task is regression: `{target}` is a number, {why}")
+    why = f"{why}{hint}" if "because" in why else why
+    return Goal("regression", y, (), (), f"the task is regression: `{target}` is a number{why}")
 
 
 def gaps(series: pl.Series) -> pl.Series:

@@ -44,7 +44,10 @@ def read_source(
         FalllineError: the source cannot be read, or it lacks labels.
     """
     if isinstance(source, str | os.PathLike):
-        return _take_target(_named(str(source), folder) if str(source) in NAMED else _read_path(Path(source), words), target, labelled)
+        if str(source) not in NAMED:
+            return _take_target(_read_path(Path(source), words), target, labelled)
+        named = _named(str(source), folder)
+        return dataclasses.replace(_take_target(named, target, labelled), usual=target in (None, named.target))
     if is_frame(source):
         return _take_target(Raw("DataFrame", "table", to_polars(source)), target, labelled)
     if is_loader(source):
@@ -95,7 +98,7 @@ def _read_path(path: Path, words: Collection[str]) -> Raw:
 
 def _beside(path: Path) -> list[str]:
     try:
-        return [str(path.with_name(name)) for name in nearest(path.name, [p.name for p in path.parent.iterdir()], most=1)]
+        return [str(path.with_name(name)) for name in nearest(path.name, [p.name for p in path.parent.iterdir()], most=1, alike=0.75)]
     except OSError:
         return []
 
