@@ -63,7 +63,12 @@ def find_goal(
     found = _number_task(series, kinds) if number else ("binary" if len(kinds) == 2 else "multiclass")
     chosen = task or found
     if chosen == "regression":
-        return _regression(series, target, kinds, why=_why(said and task is not None and not known, known or task is not None, "distinct numbers", len(kinds)))
+        return _regression(
+            series,
+            target,
+            kinds,
+            why=_why(said and task is not None and not known, known or task is not None, "distinct numbers", len(kinds)),
+        )
     _refuse_classes(series, target, kinds, chosen)
     raw = tuple(_plain(v) for v in kinds.to_list())
     index = {value: i for i, value in enumerate(kinds.to_list())}
@@ -72,7 +77,12 @@ def find_goal(
     other = "regression" if number else ("multiclass" if chosen == "binary" else "")
     hint = f"; {_OVERRIDE.format(other)}" if other and task is None else ""
     listed = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
-    why = _why(said and task is not None and not known, known or task is not None, f"distinct {'whole numbers' if number else 'labels'}", len(kinds))
+    why = _why(
+        said and task is not None and not known,
+        known or task is not None,
+        f"distinct {'whole numbers' if number else 'labels'}",
+        len(kinds),
+    )
     note = f"the task is {chosen}: `{target}` is {TASKS[chosen]} ({listed}){why}"
     return Goal(chosen, labels, classes, raw, f"{note}{hint}" if "because" in why else note)
 
