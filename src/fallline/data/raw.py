@@ -26,8 +26,6 @@ class Raw:
     """What to call a label, where the source knows better names than the labels themselves."""
     task: str | None = None
     """What the source is known to be for."""
-    usual: bool = False
-    """The target is that of a named set: its task is known, not guessed."""
     assigned: dict[str, np.ndarray] = field(default_factory=dict)
     """Rows of the splits that the source itself defines."""
     notes: list[str] = field(default_factory=list)
@@ -35,6 +33,8 @@ class Raw:
     """What to hand to `load` to read this again; None for data in memory."""
     plain: bool = False
     """The columns come from an array: they have no names of their own, and every one is kept."""
+    usual: bool = False
+    """The target is that of a named set: its task is known, not guessed."""
     table: pl.DataFrame | None = None
     """What stands beside the rows when predictions are written: the whole table, or the file names."""
 
