@@ -1,5 +1,6 @@
 """`fl.compare`: optimizers (and batch sizes) against one another over paired seeds, each at a learning rate found for it."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,8 +12,8 @@ from fallline._core.files import make_folder
 from fallline.api.fit import interruptible, load_data
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
-from fallline.api.names import check_names, loss_name
-from fallline.losses import Loss, canonical, own_loss
+from fallline.api.names import check_names, check_resumed, check_settings, loss_name
+from fallline.losses import Loss, own_loss
 from fallline.population import Population
 from fallline.record import REPORT_FILE, Reader, Writer, holds_run, read_info
 from fallline.study.budget import fitted, parse_budget
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from fallline.study.board import Show
     from fallline.study.runner import Runner
 
+_INSTEAD = {"lr": "lrs=[0.1]", "batch_size": "batch_sizes=[64]", "seed": "seeds=[0]", "optimizer": "optimizers=['adam']"}
+_ON_RESUME = ("make_model", "data", "loss", "cluster", "resume", "quiet", "stop", "show")
 ALL = ("sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "nadam", "adamax")
 
 
@@ -45,7 +48,12 @@ class Study:
             seeds), values (one for each seed), test_mean, test_low, test_high, seconds (middle member), steps (one for each seed),
             steps_to_target (middle seed; None: never), missed, lr_at_edge, trials, differs_from_best ("best", "yes", "not shown",
             "not ranked"), difference, difference_low, difference_high, p (corrected over all pairs), visible (what these seeds can
-            show, about), note.
+            show, about), note, target, at_seeds (which seeds), ran (steps of each in all), step and every (the smallest amounts by which
+            values and steps can move).
+        best: the first row of the table, or None.
+        target: the level that steps are counted to; NaN where there is none.
+        factors: where several factors vary, one dict for each with what its levels show: pairs, turns of their order, ...
+        plan: what was asked: cells, rates, seeds, and the settings that all members share.
         differences: one dict for each pair of cells: a, b, difference, low, high, p, ratio (of steps to the target), ratio_low, ...
         profiles: the performance profile of each optimizer, with its score.
         members: every training that is compared, with its metrics and time.
@@ -66,6 +74,7 @@ class Study:
         self.members: list[Member] = result.members
         self.search = result.search
         self.differences, self.profiles, self.notes = result.differences, result.profiles, result.notes
+        self.factors = result.factors
         self.headline = result.headline
         self.status = result.status
         self.target = result.target
@@ -149,6 +158,7 @@ def compare(
         losses: a further factor, in the place of `loss`: ["mse", "huber"].
         schedules: a further factor, in the place of `schedule`: ["constant", "cosine"].
         budget: the time it may take, in seconds or as "10m": epochs are cut, for all alike, until it fits; at its end what is whole counts.
+            A study that was interrupted has the rest when it is resumed; one that ran out of time has all of it again.
         cluster: "ray", or the address of a Ray cluster: blocks of members are trained there.
         column: the target column, where `data` is a table.
         resume: folder of a study to go on with; members that are whole are not run again. Model and data only where they were in memory.
@@ -170,6 +180,10 @@ def compare(
     >>> len(study.table), study.table[0]["seeds"], study.status
     (2, 2, 'finished')
     """
+    given_here = dict(locals())
+    if resume is not None:
+        check_resumed(compare, given_here, _ON_RESUME)
+        must(not isinstance(loss, str) or loss == "auto", "the loss is that in the folder", repr(loss), "leave it out", where="resume")
     runner = runner_of(cluster)
     if resume is not None:
         own = None if isinstance(loss, str) else loss
@@ -177,20 +191,22 @@ def compare(
     must(losses is None or (isinstance(loss, str) and loss == "auto"), "losses are given once", "loss and losses", "leave one of them out")
     must(schedules is None or "schedule" not in settings, "schedules are given once", "schedule and schedules", "leave one of them out")
     must(data is not None, "compare has data", "none", "fallline.compare('mlp:128', 'digits') is an example")
-    first_loss = losses[0] if losses else loss
+    check_settings("compare", settings, _INSTEAD)
+    factor = [losses] if isinstance(losses, str) else losses
+    first_loss = factor[0] if factor and isinstance(factor[0], str) and factor[0] != "auto" else loss
     wanted = Settings(loss=loss_name(first_loss), epochs=epochs, lr=1.0, **settings)
-    for each in losses or [loss]:
-        check_names(each, [optimizers] if isinstance(optimizers, str) else optimizers)
+    for each in factor or [loss]:
+        check_names(each, optimizers if isinstance(optimizers, (list, tuple)) else [optimizers])
     rows = load_data(data, column, 0)
     given = own_loss(loss, rows.task)
     wanted = with_width(wanted, make_model, rows, given)
     goal = aim(rows, wanted, given)
     known = ("loss", *metric_names(rows.task))
     plan = make_plan(
-        [optimizers] if isinstance(optimizers, str) else optimizers,
+        optimizers,
         lrs=lrs,
         batch_sizes=batch_sizes,
-        losses=None if losses is None else [canonical(each) for each in losses],
+        losses=losses,
         schedules=schedules,
         seeds=seeds,
         metric=known[1] if metric == "auto" else metric,
@@ -200,6 +216,7 @@ def compare(
         budget=parse_budget(budget),
     )
     plan = merged(plan, len(rows.train))
+    wanted = plan.settings
     for each in plan.losses:
         one = replace(wanted, loss=each)
         model_maker(make_model, rows, aim(rows, one, given), one).make()  # says what is wrong with a model before anything is trained
@@ -211,6 +228,7 @@ def compare(
     if plan.budget is not None:
         population = Population(lambda s, g: fresh(make_model, rows.input_shape, g.outputs, seed=s.seed, dropout=s.dropout), rows, given)
         plan = fitted(population, plan, given)
+        check(rows, plan, make_model, given)
         wanted = plan.settings
     parts = describe(maker, maker.copy(), rows, wanted, goal, goal.choices, loss_given=given is not None)
     folder = None
@@ -222,7 +240,7 @@ def compare(
     parts |= {
         "config": plan.to_json(),
         "optimizer": {"name": ", ".join(plan.optimizers), "schedule": wanted.schedule},
-        "python": python_call(make_model, rows.source, plan),
+        "python": python_call(make_model, rows.source, plan, loss_in_memory=given is not None),
     }
     writer.describe(**parts)
     return _run(make_model, rows, plan, writer, given, runner, show, quiet=quiet, stop=stop)
@@ -270,9 +288,12 @@ def _resume(
     must(info["kind"] == "study", "a study can be resumed", f"a {info['kind']}", "resume a run with fallline train", where=f"'{folder}'")
     plan = Plan.from_json(info["config"])
     spec = info["model"].get("spec")
+    usual = inspect.signature(compare).parameters["make_model"].default
+    must(spec is None or model in (usual, spec), f"the model is that of the study, {spec}", repr(model), "leave it out", where="resume")
     given = spec if spec is not None else model
     if spec is None and isinstance(model, str):
         raise FalllineError(f"this study was given a model in memory ({info['model'].get('class')}); pass the same again: make_model=...")
+    must(loss is None or info["loss"].get("in_memory"), "the loss is that of the study", "a loss object", "leave it out", where="resume")
     if loss is None and info["loss"].get("in_memory"):
         raise FalllineError(f"this study was given a loss object ({info['loss']['name']}); pass the same again: loss=...")
     source = info["data"].get("source") or {}
@@ -280,7 +301,7 @@ def _resume(
         from fallline.data import load
 
         must(bool(source), "data is given where the study had it in memory", "none", "pass the same again: data=...", where="resume")
-        rows = load(**source)
+        rows = load(**(source if data is None else {**source, "source": data}))
     else:
         rows = load_data(data, info["data"].get("target"), 0)
     if rows.fingerprint != info["data"].get("fingerprint"):

@@ -1,8 +1,10 @@
 """Names that were mistyped are refused before any row is read."""
 
-from collections.abc import Sequence
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 
-from fallline._core.errors import FalllineError
+from fallline._core.errors import FalllineError, lookup, must
 
 
 def loss_name(loss: object) -> str:
@@ -10,6 +12,43 @@ def loss_name(loss: object) -> str:
     from fallline.losses.custom import called
 
     return loss if isinstance(loss, str) else str(getattr(loss, "name", "")) or called(loss)
+
+
+def check_settings(command: str, given: Mapping[str, object], instead: Mapping[str, str]) -> None:
+    """Refuse settings that there are not, and those that a command names otherwise.
+
+    >>> check_settings("compare", {"lr": 0.1}, {"lr": "lrs=[0.1]"})
+    Traceback (most recent call last):
+        ...
+    fallline._core.errors.FalllineError: compare has no setting 'lr'; write lrs=[0.1].
+    """
+    from fallline.training import Settings
+
+    known = sorted({field.name for field in dataclasses.fields(Settings)} - set(instead))
+    for name, value in given.items():
+        if name in instead:
+            raise FalllineError(f"{command} has no setting '{name}'; write {instead[name]}.")
+        if name in ("task", "scale", "validation", "test"):
+            raise FalllineError(f"{name} belongs to the data: {command} takes fallline.data.load(source, {name}=...).")
+        lookup(f"setting of {command}", name, dict.fromkeys(known))
+        if name == "class_weight":
+            text = value is None or isinstance(value, str)
+            must(text, "class_weight is a text", f"a {type(value).__name__}", "'balanced' or 'cat:2,dog:1' is an example", where=command)
+
+
+def check_resumed(function: Callable[..., object], given: Mapping[str, object], free: Sequence[str]) -> None:
+    """Refuse arguments beside `resume` that would be read by nobody: what was begun keeps its own settings.
+
+    Args:
+        function: that was called.
+        given: its arguments by name, `settings` those that it does not name.
+        free: arguments that may be given.
+    """
+    for name, parameter in inspect.signature(function).parameters.items():
+        usual: object = {} if parameter.kind is parameter.VAR_KEYWORD else parameter.default
+        if name not in free and repr(given[name]) != repr(usual):
+            named = ", ".join(dict(given[name])) if isinstance(given[name], Mapping) and name == "settings" else name  # pyright: ignore
+            raise FalllineError(f"{function.__name__} with resume keeps the settings that are in the folder, so leave out {named}.")
 
 
 def check_names(loss: object, optimizers: Sequence[object]) -> None:

@@ -1,5 +1,6 @@
 """`fl.table`: batch size against epochs as one call, with intervals over seeds, beside the published cells where there are some."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from fallline._core.files import make_folder
 from fallline.api.fit import interruptible
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
-from fallline.api.names import check_names, loss_name
+from fallline.api.names import check_names, check_resumed, check_settings, loss_name
 from fallline.losses import Loss, own_loss
 from fallline.record import REPORT_FILE, Reader, Writer, holds_run, read_info
 from fallline.study.plan import BatchSize
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
     from fallline.data import Data
     from fallline.study.runner import Runner
+
+
+_INSTEAD = {"batch_size": "batch_sizes=[64]", "seed": "seeds=[0]"}
+_ON_RESUME = ("model", "data", "loss", "cluster", "resume", "quiet", "stop")
 
 
 class Table:
@@ -151,11 +156,16 @@ def table(
     >>> [(cell["cell"], cell["epochs"], cell["n"]) for cell in found.cells]
     [('batch 16', 1, 2), ('batch 16', 3, 2), ('full batch', 1, 2), ('full batch', 3, 2)]
     """
+    given_here = dict(locals())
+    if resume is not None:
+        check_resumed(table, given_here, _ON_RESUME)
+        must(not isinstance(loss, str) or loss == "auto", "the loss is that in the folder", repr(loss), "leave it out", where="resume")
     runner = runner_of(cluster)
     if resume is not None:
         own = None if isinstance(loss, str) else loss
         return _resume(Path(resume), model, data, own, quiet=quiet, stop=stop, runner=runner)
     must(data is not None, "a table has data", "none", "fallline.table('fashion_mnist') is an example")
+    check_settings("table", settings, _INSTEAD)
     wanted = Settings(optimizer=optimizer, lr=lr, loss=loss_name(loss), **settings)
     check_names(loss, [optimizer])
     rows = _load(data, column)
@@ -227,6 +237,8 @@ def _resume(
     must(info["kind"] == "table", "a table can be resumed", f"a {info['kind']}", "each command resumes its own", where=f"'{folder}'")
     plan = TablePlan.from_json(info["config"])
     spec = info["model"].get("spec")
+    usual = inspect.signature(table).parameters["model"].default
+    must(spec is None or model in (usual, spec), f"the model is that of the table, {spec}", repr(model), "leave it out", where="resume")
     if spec is None and isinstance(model, str):
         raise FalllineError(f"this table was given a model in memory ({info['model'].get('class')}); pass the same again: model=...")
     if loss is None and info["loss"].get("in_memory"):
@@ -236,7 +248,7 @@ def _resume(
         from fallline.data import load
 
         must(bool(source), "data is given where the table had it in memory", "none", "pass the same again: data=...", where="resume")
-        rows = load(**source)
+        rows = load(**(source if data is None else {**source, "source": data}))
     else:
         rows = _load(data, info["data"].get("target"))
     if rows.fingerprint != info["data"].get("fingerprint"):

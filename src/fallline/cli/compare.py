@@ -47,7 +47,9 @@ def compare(
     patience: o.Patience = None,
     seeds: Annotated[str, o.text("how many seeds, or a list, as 0,1,2", o.RUN)] = "3",
     metric: Annotated[str, o.text("that ranks, on the validation rows; auto takes accuracy or r2", o.RUN)] = "auto",
-    goal: Annotated[str, o.text("value of the metric to count steps to; auto takes what the middle optimizer reaches", o.RUN)] = "auto",
+    goal: Annotated[
+        str, o.text("metric to count steps to; auto: what every run of three in four cells reaches", o.RUN)
+    ] = "auto",
     budget: Annotated[str | None, o.text("time it may take, as 10m: epochs are cut for all alike until it fits", o.RUN)] = None,
     device: o.Device = "cpu",
     cluster: Annotated[str | None, o.text("ray trains on a Ray cluster; or its address", o.RUN)] = None,
@@ -136,4 +138,5 @@ def _finish(study: Any, voice: Voice) -> int:
             "table": study.table,
         }
     )
-    return 130 if study.status == "interrupted" else 0 if study.table else 1
+    ranked = any(row["rank"] is not None and row["mean"] is not None for row in study.table)
+    return 130 if study.status == "interrupted" else 0 if ranked else 1

@@ -22,9 +22,13 @@ def names(option: str, text: str) -> list[str]:
 
 def whole(option: str, text: str, low: int) -> int:
     """A whole number of at least `low`."""
-    if not text.strip().lstrip("+-").isdigit() or int(text) < low:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if value < low:
         refuse(f"{option} >= {low}, whole numbers", repr(text))
-    return int(text)
+    return value
 
 
 def positive(option: str, text: str) -> float:

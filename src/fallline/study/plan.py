@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from fallline import losses as catalog
 from fallline import optim
-from fallline._core.errors import FalllineError, lookup, must
+from fallline._core.errors import FalllineError, lookup, must, refuse
 from fallline._core.number import Number
 from fallline.training import Settings
 
@@ -16,6 +18,7 @@ Rates = str | float | Sequence[float] | Mapping[str, Any]
 
 _BUDGET = Number("budget", 0, open_low=True, usual="600, in seconds")
 _RATE = Number("lr", 0, open_low=True, usual="0.001 to 0.1")
+_LOSSES = "['mse', 'huber'] or ['cross_entropy', 'focal'] is an example; a loss of one's own goes alone, as loss=..."
 COARSE = 5  # rates of the first look, evenly apart in ratio
 FINE = 4  # rates beside the best one: two at half the ratio, then two at a quarter
 GROW = 3  # more rates outward, while the best stands at the edge
@@ -46,7 +49,7 @@ class Plan:
         metric: that ranks, on validation rows, at the weights that are kept.
         target: "auto" or the validation metric to reach.
         settings: what holds for every member; its optimizer, lr, batch_size, loss, schedule and seed are not read.
-        budget: seconds that the study may take, or None.
+        budget: seconds that the study may take over all its sittings, or None.
         notes: what was changed in what was asked, in sentences.
         sizes: members in a block, as they were measured, by the shape that the block shares.
     """
@@ -178,10 +181,10 @@ def make_plan(
     settings: Settings,
     budget: float | None = None,
 ) -> Plan:
-    """Check what a study is asked to do; what is asked twice is merged, and said in `notes`.
+    """Check what a study is asked to do; what is asked twice, in whatever spelling, is merged, and said in `notes`.
 
     Args:
-        optimizers: specs ("adam", "rmsprop:alpha=0.9").
+        optimizers: specs ("adam", "rmsprop:alpha=0.9"); the plan holds them as `optim.canonical` writes them.
         lrs: "auto": a search of equal budget for each; a number for all; a list to choose from, for all; or for each its own, by spec.
         batch_sizes: numbers or "full".
         losses: specs; None: the settings' one.
@@ -197,28 +200,34 @@ def make_plan(
         FalllineError: an empty list, an unknown optimizer, a rate, seed or batch size out of its range, an unknown metric.
     """
     notes: list[str] = []
-    names = _merged("optimizer", optimizers, "adam,sgd is an example", notes)
+    specs = [optim.canonical(spec) for spec in _specs("optimizers", optimizers, "['adam', 'sgd'] is an example")]
+    names = _merged("optimizer", specs, "adam,sgd is an example", notes, _options)
     presets = {name: optim.parse(name)[0] for name in names}
     if isinstance(lrs, Mapping):
+        lrs = {_known(spec, names): rates for spec, rates in lrs.items()}
         for name in lrs:
             lookup("optimizer in this study", str(name), dict.fromkeys(names))
     wanted = {name: lrs.get(name, "auto") if isinstance(lrs, Mapping) else lrs for name in names}
     for name in names:
         own = optim.split_rate(name)[1]
         if own is not None:
-            free = lrs == "auto" or (isinstance(lrs, Mapping) and name not in lrs)
+            free = (isinstance(lrs, str) and lrs == "auto") or (isinstance(lrs, Mapping) and name not in lrs)
             must(free, f"the learning rate of {name} is given once", wanted[name], "leave it out of the optimizer or out of lrs")
             wanted[name] = own
     rates = {name: _rates(wanted[name], presets[name].lr_range, notes) for name in names}
-    counted = isinstance(seeds, int) and not isinstance(seeds, bool)
-    numbers = tuple(range(seeds)) if counted else _merged("seed", seeds, "5 is usual", notes)  # pyright: ignore[reportArgumentType]
-    must(len(numbers) > 0, "there is at least one seed", "none", "5 is usual", where="compare")
-    must(all(isinstance(s, int) and not isinstance(s, bool) for s in numbers), "a seed is a whole number", list(numbers), where="compare")
-    batches = _merged("batch size", batch_sizes, "32 is usual", notes)
-    for batch in batches:
-        dataclasses.replace(settings, batch_size=batch)
-    given = (settings.loss,) if losses is None else _merged("loss", losses, "mse,huber is an example", notes)
-    ways = (settings.schedule,) if schedules is None else _merged("schedule", schedules, "constant,cosine is an example", notes)
+    starts = _seeds(seeds, notes)
+    asked = _several("batch_sizes", batch_sizes, (str, numbers.Number), "[32, 'full'] is an example")
+    sizes = [dataclasses.replace(settings, batch_size=batch).batch_size for batch in asked]
+    batches = _merged("batch size", sizes, "32 is usual", notes)
+    given, ways = (settings.loss,), (settings.schedule,)
+    if losses is not None:
+        named = [_loss(spec) for spec in _specs("losses", losses, _LOSSES)]
+        given = _merged("loss", named, "mse,huber is an example", notes, _loss_options)
+    if schedules is not None:
+        wishes = _specs("schedules", schedules, "['constant', 'cosine'] is an example")
+        ways = _merged("schedule", wishes, "constant,cosine is an example", notes, _options)
+    settings = dataclasses.replace(settings, loss=given[0], schedule=ways[0])
+    must(isinstance(metric, str), "metric is a name", repr(metric), f"{metrics[-1]} is one", where="compare")
     lookup("metric of this task", metric, dict.fromkeys(metrics))
     must(
         metric != "loss" or len(given) == 1,
@@ -233,17 +242,88 @@ def make_plan(
     if budget is not None:
         budget = _BUDGET.check(budget)
     auto = {name: isinstance(wanted[name], str) for name in names}
-    return Plan(names, rates, auto, batches, numbers, max(numbers) + 1, metric, goal, settings, given, ways, budget, tuple(notes))
+    return Plan(names, rates, auto, batches, starts, max(starts) + 1, metric, goal, settings, given, ways, budget, tuple(notes))
 
 
-def _merged(what: str, items: Sequence[Any], example: str, notes: list[str]) -> tuple[Any, ...]:
-    """The items, each once; what stood there twice is said."""
-    kept = list(dict.fromkeys(item.strip() if isinstance(item, str) else item for item in items))
+def _merged(
+    what: str, items: Sequence[Any], example: str, notes: list[str], alike: Callable[[Any], Hashable] = lambda item: item
+) -> tuple[Any, ...]:
+    """The items, each once; what stood there twice is said. `alike`: what two have in common that are one."""
+    kept: dict[Hashable, Any] = {}
+    twice: dict[str, None] = {}
+    for item in items:
+        if (key := alike(item)) in kept:
+            twice[str(kept[key])] = None
+        kept.setdefault(key, item)
     must(len(kept) > 0, f"there is at least one {what}", "none", example, where="compare")
-    if len(kept) < len(items):
-        twice = [str(item) for item in kept if sum(1 for other in items if other == item) > 1] or [str(items[-1])]
+    if twice:
         notes.append(f"{what} {', '.join(twice)} was named more than once and is run once")
-    return tuple(kept)
+    return tuple(kept.values())
+
+
+def _several(what: str, given: Any, one: type | tuple[type, ...], example: str) -> list[Any]:
+    """A list as it is, and a single item as a list of it."""
+    if isinstance(given, one):
+        return [given]
+    must(isinstance(given, Iterable) and not isinstance(given, Mapping), f"{what}: a list of them", repr(given), example, where="compare")
+    return list(given)
+
+
+def _specs(what: str, given: Any, example: str) -> list[str]:
+    specs = _several(what, given, str, example)
+    wrong = [spec for spec in specs if not isinstance(spec, str)]
+    must(not wrong, f"{what} are names with their options", type(wrong[0]).__name__ if wrong else "", example, where="compare")
+    return [spec.strip() for spec in specs]
+
+
+def _seeds(seeds: Any, notes: list[str]) -> tuple[int, ...]:
+    """The seeds that are compared: so many, or those that are listed."""
+    if isinstance(seeds, numbers.Integral) and not isinstance(seeds, bool):
+        seeds = range(int(seeds))
+    asked = _several("seeds", seeds, (), "5, or [0, 1, 2], is an example")
+    whole = all(isinstance(seed, numbers.Integral) and not isinstance(seed, bool) and int(seed) >= 0 for seed in asked)
+    must(whole, "a seed is a whole number >= 0", asked, "5, or [0, 1, 2], is an example", where="compare")
+    return _merged("seed", [int(seed) for seed in asked], "5 is usual", notes)
+
+
+def _known(spec: Any, names: Sequence[str]) -> str:
+    """The optimizer of the study that a key of `lrs` means; the key itself where there is none."""
+    try:
+        wanted = _options(optim.canonical(str(spec)))
+    except FalllineError:
+        return str(spec)
+    return next((name for name in names if _options(name) == wanted), str(spec))
+
+
+def _options(spec: str) -> Hashable:
+    """A spec as what it says: the same for any order of options and any spelling of numbers."""
+    parts = [part.partition(":") for part in spec.split("+")]
+    pairs = [[option.partition("=") for option in tail.split(",") if option.strip()] for _, _, tail in parts]
+    said = [tuple(sorted((key.strip(), str(_number(text))) for key, _, text in some)) for some in pairs]
+    return tuple(zip((name.strip() for name, _, _ in parts), said, strict=True))
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text.strip()
+
+
+def _loss(spec: str) -> str:
+    if spec == "auto":
+        refuse(
+            "each of losses is named",
+            "'auto'",
+            "auto stands for the loss that fits the task: write its name, such as cross_entropy or mse",
+            where="compare",
+        )
+    return catalog.canonical(spec)
+
+
+def _loss_options(spec: str) -> Hashable:
+    cls, options = catalog.parse(spec)
+    return cls, tuple(sorted((key, repr(value)) for key, value in options.items()))
 
 
 def ladder(low: float, high: float, count: int) -> tuple[float, ...]:
@@ -264,7 +344,7 @@ def _rates(wanted: Any, usual: tuple[float, float], notes: list[str]) -> tuple[f
     if isinstance(wanted, str):
         must(wanted == "auto", "lrs is 'auto', a rate, a list of rates, or one of these for each optimizer", repr(wanted))
         return ladder(*usual, COARSE)
-    given = tuple(wanted) if isinstance(wanted, Sequence) else (wanted,)
+    given = tuple(wanted) if isinstance(wanted, Iterable) else (wanted,)
     must(len(given) > 0, "there is at least one learning rate", "none", "'auto' finds one")
     kept = sorted({float(f"{_RATE.check(rate):g}") for rate in given})
     if len(kept) < len(given) and (said := "a learning rate was named more than once and is tried once") not in notes:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fallline import record
+from fallline import optim, record
 from fallline._core.columns import Column, columns_text
 from fallline.study.models import spoken
 from fallline.study.plan import Plan
@@ -13,6 +13,9 @@ from fallline.training import Settings
 
 if TYPE_CHECKING:
     from fallline.study.compare import Result
+
+
+_SHARES = ", common parts divided by the members that train then: who trains on after others stopped early carries more of it."
 
 
 def ranking_text(result: "Result", plan: Plan) -> str:
@@ -80,24 +83,28 @@ def legend(result: "Result", plan: Plan) -> list[str]:
         out.append(f"Steps: until validation {key.label} {_number(result.target)} ({how}); a run that never reached it counts as infinity.")
         if len(plan.batch_sizes) > 1:
             out.append("A step costs more at a larger batch: across batch sizes compare the epochs, that is passes over the training rows.")
+    if any(member.block > 1 for member in result.members):
+        out.append("Time: a member's share of the time of its block" + _SHARES)
     return [*out, *(f"{note[0].upper()}{note[1:]}." for note in result.notes)]
 
 
-def python_call(model: Any, source: dict[str, Any], plan: Plan) -> str:
-    """The Python call that repeats the study; where model or data were in memory, their names stand for them."""
+def python_call(model: Any, source: dict[str, Any], plan: Plan, *, loss_in_memory: bool = False) -> str:
+    """The Python call that repeats the study; where model, loss or data were in memory, names stand for them."""
     load = (
         ", ".join([repr(source["source"]), *(f"{k}={v!r}" for k, v in source.items() if k != "source" and v is not None)]) if source else ""
     )
     usual = {field.name: field.default for field in dataclasses.fields(Settings)}
     several = {name for name, given in (("loss", plan.losses), ("schedule", plan.schedules)) if len(given) > 1}
+    several |= {"loss"} if loss_in_memory else set()
     changed = {
         name: value
         for name, value in plan.settings.to_json().items()
         if name not in {"optimizer", "lr", "batch_size", "seed", "epochs", *several} and value != usual[name]
     }
     lrs: Any = "auto"
-    if not all(plan.auto.values()):
-        lrs = {name: "auto" if plan.auto[name] else list(plan.rates[name]) for name in plan.optimizers}
+    free = [name for name in plan.optimizers if optim.split_rate(name)[1] is None]
+    if not all(plan.auto[name] for name in free):
+        lrs = {name: "auto" if plan.auto[name] else list(plan.rates[name]) for name in free}
     options = {
         "lrs": lrs,
         "batch_sizes": list(plan.batch_sizes),
@@ -110,9 +117,11 @@ def python_call(model: Any, source: dict[str, Any], plan: Plan) -> str:
         **changed,
     }
     name = repr(model) if isinstance(model, str) else spoken(model)
-    words = ",\n    ".join([f"optimizers={list(plan.optimizers)!r}", *(f"{key}={value!r}" for key, value in options.items())])
+    said = [f"{key}={value!r}" for key, value in options.items()] + (["loss=loss"] if loss_in_memory else [])
+    words = ",\n    ".join([f"optimizers={list(plan.optimizers)!r}", *said])
     data = f"data = fl.data.load({load})" if load else "data = ...  # the rows were given in memory"
-    return f"import fallline as fl\n\n{data}\nstudy = fl.compare(\n    {name},\n    data,\n    {words},\n)"
+    loss = f"loss = ...  # {plan.settings.loss}, given in memory\n" if loss_in_memory else ""
+    return f"import fallline as fl\n\n{data}\n{loss}study = fl.compare(\n    {name},\n    data,\n    {words},\n)"
 
 
 def _number(value: float | None) -> str:
