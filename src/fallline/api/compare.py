@@ -58,7 +58,9 @@ class Study:
         profiles: the performance profile of each optimizer, with its score.
         members: every training that is compared, with its metrics and time.
         search: by cell the rates that were tried, with their validation loss.
-        headline: the result in words.
+        headline: the result in a sentence.
+        shown: what else is shown, a line each.
+        basis: how it was judged.
         notes: how the study was run, in sentences.
         status: "finished", "interrupted" or "out of time".
         folder: where it is kept, or None.
@@ -75,7 +77,7 @@ class Study:
         self.search = result.search
         self.differences, self.profiles, self.notes = result.differences, result.profiles, result.notes
         self.factors = result.factors
-        self.headline = result.headline
+        self.headline, self.shown, self.basis = result.headline, result.shown, result.basis
         self.status = result.status
         self.target = result.target
 

@@ -1,5 +1,6 @@
 """`fallline compare`: optimizers, learning rates and batch sizes against one another, over seeds, on rows none of them saw."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,7 @@ def compare(
     l1: o.L1 = 0.0,
     l2: o.L2 = 0.0,
     patience: o.Patience = None,
-    seeds: Annotated[str, o.text("how many seeds, or a list, as 0,1,2", o.RUN)] = "3",
+    seeds: Annotated[str, o.text("how many seeds, or a list, as 0,1,2", o.RUN)] = "5",
     metric: Annotated[str, o.text("that ranks, on the validation rows; auto takes accuracy or r2", o.RUN)] = "auto",
     goal: Annotated[
         str, o.text("metric to count steps to; auto: what every run of three in four cells reaches", o.RUN)
@@ -92,6 +93,7 @@ def compare(
     from fallline.api.compare import compare as compare_settings
     from fallline.api.names import check_names
     from fallline.data import load
+    from fallline.study.verdict import warning_of_few
 
     if resume is not None:
         with LiveTable(quiet=voice.quiet) as live:
@@ -100,13 +102,21 @@ def compare(
     with claimed(Path(out) if out else default_folder(str(data)), has_record) as folder:
         check_names(loss, settings["optimizers"])
         loaded = load(data, target, seed=0, task=task, scale=scale)
-        voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
-        for note in loaded.notes:
-            voice.say(f"  {note}")
+        voice.study(loaded, folder, "compare")
+        few = warning_of_few(*_sizes(settings))
+        if few:
+            voice.say(f"note: {few}")
         with LiveTable(quiet=voice.quiet) as live:
             quiet = voice.quiet or live.shown  # the table stands in the place of the bar
             study = compare_settings(model, loaded, out=folder, quiet=quiet, show=live.follow, **settings)
         return _finish(study, voice)
+
+
+def _sizes(settings: dict[str, Any]) -> tuple[int, int]:
+    """How many seeds, and how many cells, are asked for."""
+    factors = (settings["optimizers"], settings["batch_sizes"], settings["losses"] or [""], settings.get("schedules") or [""])
+    seeds = settings["seeds"]
+    return (seeds if isinstance(seeds, int) else len(set(seeds))), math.prod(len(set(factor)) for factor in factors)
 
 
 def _finite(option: str, text: str) -> float:
@@ -132,6 +142,8 @@ def _finish(study: Any, voice: Voice) -> int:
         {
             "status": study.status,
             "headline": study.headline,
+            "shown": study.shown,
+            "basis": study.basis,
             "folder": str(study.folder),
             "report": None if page is None else str(page),
             "target": study.target,

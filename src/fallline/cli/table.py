@@ -84,9 +84,7 @@ def table(
     with claimed(Path(out) if out else default_folder(str(data)), has_record) as folder:
         check_names(loss, [optimizer])
         loaded = load(data, target, seed=0, task=task, scale=scale, validation=0.0)
-        voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows, {len(loaded.test)} test rows")
-        for note in loaded.notes:
-            voice.say(f"  {note}")
+        voice.study(loaded, folder, "table")
         return _finish(make_table(loaded, model, out=folder, cluster=cluster, quiet=voice.quiet, **settings), voice)
 
 

@@ -10,9 +10,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
+from fallline._core.columns import width, wrapped
 from fallline._core.errors import FalllineWarning
+
+if TYPE_CHECKING:
+    from fallline.data import Data
 
 
 def colour(text: str, code: str, stream: TextIO) -> str:
@@ -29,9 +34,20 @@ class Voice:
         self.as_json = as_json
 
     def say(self, text: str = "") -> None:
-        """A line for a person."""
+        """Text for a person; on a terminal long lines are broken between words."""
         if not self.quiet:
+            if sys.stdout.isatty():
+                most = width()
+                text = "\n".join(wrapped(line, most) for line in text.split("\n"))
             print(text, flush=True)
+
+    def study(self, loaded: "Data", folder: Path, command: str) -> None:
+        """What a study begins with: its rows, what was done to them, and the folder that `command` goes on with where it is stopped."""
+        tested = f", {len(loaded.test)} test rows" if not len(loaded.validation) else ""
+        self.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows{tested}")
+        for note in loaded.notes:
+            self.say(f"  {note}")
+        self.say(f"folder: {folder} (if it is stopped: `fallline {command} --resume {folder}`)")
 
     def head(self, text: str) -> None:
         """A line that opens a section."""

@@ -106,9 +106,7 @@ def tune(
         return _finish(search(resume=resume, data=data, trials=more, quiet=voice.quiet), voice)
     with claimed(Path(out) if out else default_folder(str(data)), has_record) as folder:
         loaded = load(data, target, seed=0, task=task, scale=scale)
-        voice.head(f"{loaded.name}: {loaded.task}, {len(loaded.train)} training rows")
-        for note in loaded.notes:
-            voice.say(f"  {note}")
+        voice.study(loaded, folder, "tune")
         return _finish(search(wanted["model"], loaded, trials, space, out=folder, quiet=voice.quiet, **settings), voice)
 
 
