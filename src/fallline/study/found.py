@@ -1,7 +1,6 @@
 """Run a search from its first trial to the ranked finalists, and say what it found, in numbers and in words."""
 
 import dataclasses
-import io
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from fallline import record
+from fallline._core.columns import Column, columns_text
 from fallline._core.errors import must
 from fallline._core.progress import Progress
 from fallline.record import Writer
@@ -207,31 +207,27 @@ def _at_edges(plan: SearchPlan, row: dict[str, Any]) -> list[str]:
 
 def found_text(found: Found, plan: SearchPlan) -> str:
     """The finalists, the result and its notes, for a terminal."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+    label, shown, table = record.key(plan.metric).label, varied(found.table), found.table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    label = record.key(plan.metric).label
-    shown = varied(found.table)
-    for head in ("", "trial", *(name.replace("_", " ") for name in shown), f"{label} [95 %]", "test", "in the search", "time", "diverged"):
-        table.add_column(head, justify="left" if head in ("model", "optimizer", "schedule", "loss") else "right", no_wrap=True)
-    for row in found.table:
-        spread = f" [{value_text(row['low'])}, {value_text(row['high'])}]" if row["low"] is not None else ""
-        table.add_row(
-            str(row["rank"]),
-            str(row["trial"]),
-            *(factor_text(row["settings" if name == "optimizer" else "factors"].get(name)) for name in shown),
-            f"{value_text(row['mean'])}{spread}",
-            value_text(row["test_mean"]),
-            value_text(row["searched"]),
-            f"{row['seconds']:.2f} s",
-            f"{row['diverged']} of {row['seeds']}",
-        )
-    stream = io.StringIO()
-    if found.table:
-        Console(file=stream, width=250, no_color=True).print(table)
-    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    def cells(name: str) -> list[str]:
+        return [factor_text(row["settings" if name == "optimizer" else "factors"].get(name)) for row in table]
+
+    def spread(row: dict[str, Any]) -> str:
+        return f" [{value_text(row['low'])}, {value_text(row['high'])}]" if row["low"] is not None else ""
+
+    text = ("model", "optimizer", "schedule", "loss")
+    spare = {"optimizer": 0, "lr": 0, "model": 0, "batch_size": 3}  # of the others, the last ones go first
+    columns = [
+        Column("", [str(row["rank"]) for row in table]),
+        Column("trial", [str(row["trial"]) for row in table]),
+        *(Column(name.replace("_", " "), cells(name), name in text, spare.get(name, 5 + i)) for i, name in enumerate(shown)),
+        Column(f"{label} [95 %]" if any(map(spread, table)) else label, [f"{value_text(row['mean'])}{spread(row)}" for row in table]),
+        Column("test", [value_text(row["test_mean"]) for row in table], spare=1),
+        Column("in the search", [value_text(row["searched"]) for row in table], spare=2),
+        Column("time", [f"{row['seconds']:.2f} s" for row in table], spare=4),
+        Column("diverged", [f"{row['diverged']} of {row['seeds']}" if row["diverged"] else "" for row in table]),
+    ]
+    lines = [*columns_text(columns), ""] if table else []
     return "\n".join([*lines, f"{found.headline[:1].upper()}{found.headline[1:]}.", *found.notes])
 
 

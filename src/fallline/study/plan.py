@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from fallline import losses as catalog
-from fallline import optim
+from fallline import optim, record
 from fallline._core.errors import FalllineError, lookup, must, refuse
 from fallline._core.number import Number
 from fallline.training import Settings
@@ -239,6 +239,7 @@ def make_plan(
     goal: float | Literal["auto"] = "auto"
     if target != "auto":
         goal = Number("target", usual="auto").check(target)  # pyright: ignore[reportArgumentType]
+        _in_range(goal, metric)
     if budget is not None:
         budget = _BUDGET.check(budget)
     auto = {name: isinstance(wanted[name], str) for name in names}
@@ -338,6 +339,16 @@ def ladder(low: float, high: float, count: int) -> tuple[float, ...]:
 def rounded(rate: float) -> float:
     """A rate with three significant digits, so that its name in the record is the rate itself."""
     return float(f"{rate:.3g}")
+
+
+def _in_range(goal: float, metric: str) -> None:
+    """Refuse a goal that the metric cannot reach, or that every run reaches."""
+    key = record.key(metric)
+    share = key.unit == "fraction"
+    low, high = 0.0 if share or key.better == "lower" and metric != "loss" else -math.inf, 1.0 if share or metric == "r2" else math.inf
+    ends = f"from {low:g} to {high:g}" if share else f"up to {high:g}" if math.isfinite(high) else f"from {low:g} on"
+    if not low <= goal <= high:
+        raise FalllineError(f"{key.label} goes {ends}, so no run would reach or miss {goal:g} by its merit; take a goal inside, or auto.")
 
 
 def _rates(wanted: Any, usual: tuple[float, float], notes: list[str]) -> tuple[float, ...]:

@@ -1,11 +1,11 @@
 """A table of batch size against epochs in words: for a terminal, and the call that repeats it."""
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fallline import record
+from fallline._core.columns import Column, columns_text
 from fallline.study.models import spoken
 from fallline.study.table_plan import TablePlan
 from fallline.training import Settings
@@ -16,38 +16,27 @@ if TYPE_CHECKING:
 
 def table_text(result: "TableResult") -> str:
     """Table, headline and what must be known to read it."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
+    if not result.members:
+        return "No training was finished, so the table is empty."
     cells = result.cells
     key = record.key(cells[0]["metric"])
     lengths = list(dict.fromkeys(cell["epochs"] for cell in cells))
-    beside = any(cell["published"] is not None for cell in cells)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("batch size", no_wrap=True)
-    for epochs in lengths:
-        table.add_column(f"{epochs} epoch{'s' if epochs > 1 else ''} [95 %]", justify="right", no_wrap=True)
-        if beside:
-            table.add_column("published", justify="right", no_wrap=True)
-    table.add_column("seeds", justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    for batch in dict.fromkeys(cell["batch_size"] for cell in cells):
-        mine = {cell["epochs"]: cell for cell in cells if cell["batch_size"] == batch}
-        row = ["full" if batch == "full" else str(batch)]
-        for epochs in lengths:
-            row.append(cell_text(mine[epochs]))
-            if beside:
-                row.append(published_text(mine[epochs]))
-        last = mine[lengths[-1]]
-        seconds = "-" if last["seconds"] is None else f"{last['seconds']:.1f} s"
-        table.add_row(*row, str(last["seeds"]), seconds)
-    stream = io.StringIO()
-    Console(file=stream, width=170, no_color=True).print(table)
-    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    batches = list(dict.fromkeys(cell["batch_size"] for cell in cells))
+    at = {(cell["batch_size"], cell["epochs"]): cell for cell in cells}
+    spread = any(cell["low"] is not None for cell in cells)
+    columns = [Column("batch size", ["full" if batch == "full" else str(batch) for batch in batches], left=True)]
+    for place, epochs in enumerate(lengths):
+        head = f"{epochs} epoch{'s' if epochs > 1 else ''}{' [95 %]' if spread else ''}"
+        columns.append(Column(head, [cell_text(at[batch, epochs]) for batch in batches], spare=place if place < len(lengths) - 1 else 0))
+        told = [published_text(at[batch, epochs]) if at[batch, epochs]["published"] is not None else "" for batch in batches]
+        columns.append(Column("published", told))
+    last = [at[batch, lengths[-1]] for batch in batches]
+    seconds = ["-" if cell["seconds"] is None else f"{cell['seconds']:.1f} s" for cell in last]
+    columns += [Column("seeds", [str(cell["seeds"]) for cell in last], spare=99), Column("time", seconds, spare=98)]
     percent = ", in percent" if key.unit == "fraction" else ""
-    legend = f"Mean test {key.label}{percent}, with its 95 % interval over seeds; time: of one training to its end."
-    return "\n".join([*lines, f"{result.headline}.", legend, *(f"{note[0].upper()}{note[1:]}." for note in result.notes)])
+    legend = f"Mean test {key.label}{percent}{', with its 95 % interval over seeds' if spread else ''}; time: of one training to its end."
+    said = [f"{result.headline}.", legend, *(f"{note[0].upper()}{note[1:]}." for note in result.notes)]
+    return "\n".join([*columns_text(columns), "", *said])
 
 
 def cell_text(cell: Mapping[str, Any]) -> str:
