@@ -8,7 +8,7 @@ from typing import Any
 from fallline import record
 from fallline.study.pairs import LEVEL, differences, factors
 from fallline.study.profiles import study_profiles
-from fallline.study.ranking import headline
+from fallline.study.verdict import verdict
 from fallline.study.statistics import mean_interval
 from fallline.study.steps import first_crossing
 from tests.report import made
@@ -64,7 +64,7 @@ def wide_record(
         differences=pairs,
         factors=factors(table),
         profiles=study_profiles(table),
-        headline=headline(table, SimpleNamespace(metric="accuracy")),  # pyright: ignore[reportArgumentType]
+        **verdict(table, "accuracy")._asdict(),
         notes=[
             f"every cell had {len(RATES)} trainings to find its learning rate, all with seed {seeds}, which is not compared",
             f"{len(table) * (seeds + len(RATES))} trainings were run as populations of up to 64 members",

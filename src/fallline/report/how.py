@@ -13,6 +13,7 @@ from fallline.report.figures.source import Source, dicts, dig
 from fallline.report.words import count, label, listed, number, seconds
 
 LONGEST = 3000
+ROOM = 900  # letters of all lines there
 LONG = 360  # letters of the sentence that stand in the head of the page; what is beyond is folded
 _RESTS = re.compile(r"^(?P<shown>.*\S) \((?P<rests>[^()]*paired by seed.*)\)\.?$", re.DOTALL)
 
@@ -26,8 +27,10 @@ class Known(NamedTuple):
 
 
 def known(info: Any) -> Known:
-    """The sentence of run.json's `result.headline`, taken apart.
+    """The verdict of a study: run.json's `result.headline`, `.shown` and `.basis`; of older studies the headline alone, taken apart.
 
+    >>> known({"result": {"headline": "in this order: adam, then sgd", "shown": ["steps: sgd needs more"], "basis": "seed by seed"}})
+    Known(shown=['In this order: adam, then sgd.', 'Steps: sgd needs more.'], rests='Seed by seed.', more=[])
     >>> known({"result": {"headline": "in this order: adam, then sgd. Steps: sgd needs more (validation accuracy, paired by seed)"}})
     Known(shown=['In this order: adam, then sgd.', 'Steps: sgd needs more.'], rests='Validation accuracy, paired by seed.', more=[])
     """
@@ -35,7 +38,7 @@ def known(info: Any) -> Known:
     if not isinstance(text, str) or not text.strip():
         return Known([], "", [])
     found = _RESTS.match(text.strip())
-    shown, rests = (found["shown"], found["rests"]) if found else (text.strip(), "")
+    shown, rests = (found["shown"], found["rests"]) if found else (text.strip(), str(dig(info, "result", "basis", default="")))
     parts = shown.split(". Steps: ", 1)
     lines, more = [], []
     for head, part in zip(("", "Steps: "), parts, strict=False):
@@ -43,6 +46,9 @@ def known(info: Any) -> Known:
         kept = max((n for n in range(1, len(said) + 1) if sum(map(len, said[:n])) <= LONG), default=1)
         lines.append(f"{head}{'; '.join(said[:kept])}{_stop(said[kept - 1]) if kept == len(said) else ' …'}")
         more += [f"{head}{words}{_stop(words)}" for words in said[kept:]]
+    told = [_whole(line) for line in _strings(dig(info, "result", "shown"))]
+    room = max((n for n in range(len(told) + 1) if sum(map(len, [*lines, *told[:n]])) <= ROOM), default=0)
+    lines, more = [*lines, *told[:room]], [*more, *told[room:]]
     whole = max((n for n in range(len(more) + 1) if sum(map(len, more[:n])) <= LONGEST), default=0)
     if whole < len(more):
         more = [*more[:whole], f"… and {len(more) - whole} more; run.json holds the whole sentence."]

@@ -10,8 +10,9 @@ from fallline.report.figures.intervals import interval_text, main_metric
 from fallline.report.figures.matrix import signed
 from fallline.report.figures.members import cells, ranked, row_names, rows
 from fallline.report.figures.shapes import numbers
-from fallline.report.figures.source import Source
+from fallline.report.figures.source import Source, dicts
 from fallline.report.words import is_percent, label, metric, number, seconds
+from fallline.study.verdict import corrected, questions
 
 MOST = 120  # rows of the table on the page
 DIFFERS = ("yes", "True")
@@ -71,10 +72,15 @@ def rank_words(reader: Source) -> str:
     if any(numbers([row.get("diverged")])[0] > 0 for row in rows(reader)):
         text += " A row that lost more members to divergence stands below one that lost fewer."
     if n > 1:
-        text += " Differences are taken seed by seed; “worse” holds at the 5 % level after correction for all pairs."
+        text += f" Differences are taken seed by seed; {corrected(asked(reader))}."
     if len(rows(reader)) > MOST:
         text += f" The first {MOST} of {len(rows(reader))} rows; run.json holds all."
     return text
+
+
+def asked(reader: Source) -> int:
+    """How many questions the study answers together."""
+    return questions(dicts(reader.info, "result", "differences"), dicts(reader.info, "result", "factors"))
 
 
 def ranking_table(reader: Source, tokens: Mapping[str, str] | None = None) -> tuple[list[Column], list[Rank], list[Rank]]:
@@ -90,9 +96,16 @@ def ranking_table(reader: Source, tokens: Mapping[str, str] | None = None) -> tu
     columns = [
         Column(label(key), "mean over seeds and 95 % interval of the mean", high_first),
         Column("test", "mean on test rows, which took no part in any decision", high_first),
-        Column("against the best", "difference to the first row, paired over seeds, with its 95 % interval"),
+        Column(
+            "against the best",
+            "difference to the first row, paired over seeds, with the 95 % interval of that pair alone; "
+            f"the verdict holds over all {max(1, asked(reader))} questions of the study together",
+        ),
         Column("learning rate", "found by the search, or given"),
-        Column("steps to target", "training steps until the target was reached first, middle seed"),
+        Column(
+            "steps to target",
+            "training steps until the target was reached first, middle seed; a step costs more at a larger batch, an epoch does not",
+        ),
         Column("time", "seconds of one member; of members trained together, its share"),
         Column("diverged", "members whose loss stopped being finite"),
     ]
@@ -120,6 +133,8 @@ def _cells(row: dict[str, Any], name: str, key: str, seeds: int, best: list[str]
     n = len(mine) if isinstance(mine, list) else numbers([mine])[0]
     lost = f"of {int(n)}" if math.isfinite(n) else ""
     some = f"{int(missed)}{f' of {int(n)}' if math.isfinite(n) else ''} missed it" if math.isfinite(missed) and missed else ""
+    passes = numbers([row.get("epochs_to_target")])[0]
+    some = ", ".join(filter(None, [f"{number(passes, 2)} epochs" if math.isfinite(passes) else "", some]))
     reach = Cell(number(steps), f"{steps:g}", some) if math.isfinite(steps) else Cell("never" if some else "–", "", some)
     return [
         Cell(metric(key, mean, 2), _sort(mean), interval_text(key, low, high) if math.isfinite(low) else ""),
@@ -145,6 +160,8 @@ def _against(row: dict[str, Any], is_best: bool, seeds: int, key: str) -> Cell:
         return Cell("worse", "2", small, "worse" if worse else "diverges more", "" if worse else "bad")
     if verdict == "not ranked" or seeds < 2 or not math.isfinite(numbers([row.get("mean")])[0]):
         return Cell("–", "3")
+    if math.isfinite(low) and math.isfinite(high) and not low <= 0 <= high:
+        small += ": this pair alone; not over all questions"
     return Cell("not shown", "1", small, "no difference shown", "warn")
 
 

@@ -160,7 +160,7 @@ def _left_out(held: list[Cell]) -> str:
 def _target_words(reader: Source) -> str:
     target = target_words(reader)
     given = told.first(reader.info, "config.target", default="auto")
-    how_ = " (the level that the middle run of three in four cells reaches)" if given == "auto" else " (given)"
+    how_ = " (the level that every run of three in four cells reaches)" if given == "auto" else " (given)"
     return f"Steps are counted until {target}{how_} is reached first." if target else "Steps are counted until the target is reached first."
 
 
@@ -235,7 +235,7 @@ def notice(info: Any, table: list[dict[str, Any]]) -> Notice | None:
     if status in words:
         return Notice(words[status], "warn")
     if table and seeds_of(table) == 1:
-        return Notice("Each optimizer ran with one seed only, so luck and merit cannot be told apart. Use three seeds or more.", "warn")
+        return Notice("Each optimizer ran with one seed only, so luck and merit cannot be told apart. Use five seeds or more.", "warn")
     return None
 
 
@@ -263,7 +263,12 @@ def cards(reader: Source) -> list[Card]:
     reached = [(s, n) for row, n in zip(table, names, strict=True) if math.isfinite(s := numbers([row.get("steps_to_target")])[0])]
     if reached:
         goal = told.first(reader.info, "result.target", "config.target")
-        out.append(Card("Fewest steps to target", min(reached)[1], f"{number(min(reached)[0])} steps" + _target(key, goal)))
+        several = len({str(row.get("batch_size")) for row in table}) > 1
+        passes = [(s, n) for row, n in zip(table, names, strict=True) if math.isfinite(s := numbers([row.get("epochs_to_target")])[0])]
+        if several and passes:  # a step costs more at a larger batch
+            out.append(Card("Fewest epochs to target", min(passes)[1], f"{number(min(passes)[0], 2)} epochs" + _target(key, goal)))
+        else:
+            out.append(Card("Fewest steps to target", min(reached)[1], f"{number(min(reached)[0])} steps" + _target(key, goal)))
     timed = [(s, n) for row, n in zip(table, names, strict=True) if math.isfinite(s := numbers([row.get("seconds")])[0])]
     if timed:
         out.append(Card("Shortest training", min(timed)[1], f"{seconds(min(timed)[0])} for one member"))

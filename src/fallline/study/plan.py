@@ -345,7 +345,8 @@ def _in_range(goal: float, metric: str) -> None:
     """Refuse a goal that the metric cannot reach, or that every run reaches."""
     key = record.key(metric)
     share = key.unit == "fraction"
-    low, high = 0.0 if share or key.better == "lower" and metric != "loss" else -math.inf, 1.0 if share or metric == "r2" else math.inf
+    low = 0.0 if share or (key.better == "lower" and metric != "loss") else -math.inf
+    high = 1.0 if share or metric == "r2" else math.inf
     ends = f"from {low:g} to {high:g}" if share else f"up to {high:g}" if math.isfinite(high) else f"from {low:g} on"
     if not low <= goal <= high:
         raise FalllineError(f"{key.label} goes {ends}, so no run would reach or miss {goal:g} by its merit; take a goal inside, or auto.")

@@ -30,7 +30,7 @@ from fallline.study.pairs import LEVEL, differences
 from fallline.study.plan import BatchSize
 from fallline.study.published import within
 from fallline.study.runner import Local, Runner
-from fallline.study.sentence import in_units, listed, sentence
+from fallline.study.sentence import listed, sentence
 from fallline.study.statistics import holm, mean_interval, median, pair_test, smallest_move
 from fallline.study.table_plan import TablePlan, batch_name, steps_of
 from fallline.study.versus import plain
@@ -326,6 +326,11 @@ def differences_of(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
+def _value(value: float, metric: str) -> str:
+    """A value of the metric: a share in percent."""
+    return f"{100 * value:.3g} %" if record.key(metric).unit == "fraction" else f"{value:.4g}"
+
+
 def headline(cells: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) -> str:
     """What the table shows, in words: for each number of epochs which differences are shown, and on what these words rest."""
     if not any(cell["seeds"] for cell in cells):
@@ -340,9 +345,9 @@ def headline(cells: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, An
     if most < 2:
         return "one seed shows no difference, take three or more" if most else "no two batch sizes share a seed so far"
     said = [f"after {epochs} epoch{'s' if epochs > 1 else ''}: {_words(cells, pairs, epochs)}" for epochs in lengths]
-    over = "" if len(pairs) == 1 else f"; 5 % level over all {len(pairs)} pairs"
+    over = "" if len(pairs) == 1 else f"; a difference is called shown where it holds at 5 % over all {len(pairs)} pairs together"
     text = ". ".join(s[0].upper() + s[1:] for s in said)
-    return f"{text} (test {key.label}, paired by seed; 95 % interval of each pair{over})"
+    return f"{text} (test {key.label}, compared seed by seed; each 95 % interval is of its own pair alone{over})"
 
 
 def _words(cells: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]], epochs: int) -> str:
@@ -355,9 +360,9 @@ def _words(cells: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]
 def _single(cells: Sequence[Mapping[str, Any]], label: str) -> str:
     words = []
     for cell in cells:
-        spread = "" if cell["low"] is None else f" [{in_units(cell['low'], cell['metric'])}, {in_units(cell['high'], cell['metric'])}]"
+        spread = "" if cell["low"] is None else f" [{_value(cell['low'], cell['metric'])}, {_value(cell['high'], cell['metric'])}]"
         after = f"after {cell['epochs']} epoch{'s' if cell['epochs'] > 1 else ''}"
-        words.append(f"diverged {after}" if cell["mean"] is None else f"{in_units(cell['mean'], cell['metric'])}{spread} {after}")
+        words.append(f"diverged {after}" if cell["mean"] is None else f"{_value(cell['mean'], cell['metric'])}{spread} {after}")
     n = max(cell["n"] for cell in cells)
     seeds = f"{n} seed{'s' if n > 1 else ''}"
     return f"{cells[0]['cell']} has a mean test {label} of {listed(words)} ({seeds}); there is nothing to compare it with"
