@@ -192,3 +192,18 @@ def test_a_folder_with_a_run_is_not_overwritten_nor_taken_for_a_table(tmp_path):
         fl.table(resume=tmp_path / "r")
     with pytest.raises(FalllineError, match="other rows"):
         fl.table(load("iris", seed=1), resume=tmp_path / "t")
+
+
+def test_what_a_table_would_not_read_is_refused(tmp_path):
+    for changed, words in [({"batch_size": 3}, r"batch_sizes=\[64\]"), ({"seed": 3}, "seeds="), ({"foo": 3}, "setting of table")]:
+        with pytest.raises(FalllineError, match=words):
+            fl.table("iris", "linear", **SMALL, **changed)
+    fl.table("iris", "linear", out=tmp_path / "t", **SMALL)
+    for changed, words in [
+        ({"data": "wine"}, "cannot take its place"),
+        ({"epochs": [2]}, "leave out epochs"),
+        ({"model": "mlp:3"}, "the model is that"),
+    ]:
+        with pytest.raises(FalllineError, match=words):
+            fl.table(resume=tmp_path / "t", quiet=True, **{"model": "linear", **changed})
+    assert fl.table("iris", resume=tmp_path / "t", quiet=True).status == "finished"

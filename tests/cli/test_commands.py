@@ -221,6 +221,38 @@ def test_compare_ranks_writes_a_page_and_resumes(shell, table):
     assert "report: study/report.html" in out
 
 
+COMPARE = ("--target", "answer", "--optimizers", "sgd,adam", "--seeds", "2", "--model", "linear")
+
+
+def test_a_comparison_without_a_rank_returns_1(shell, table):
+    code, _, err = shell("compare", table, *COMPARE, "--lrs", "1e30,1e31", "--epochs", "1")
+    assert code == 1, err
+
+
+def test_a_comparison_whose_time_is_over_keeps_what_it_has_and_goes_on(shell, table, monkeypatch):
+    """Before anything is whole, and when it is resumed."""
+    over = [True]
+    monkeypatch.setattr("fallline.study.budget.Clock.over", property(lambda self: over[0]))
+    code, out, err = shell("compare", table, *COMPARE, "--lrs", "0.05", "--epochs", "2", "--budget", "1h", "--out", "study", "--json")
+    assert code == 1
+    assert "the budget was spent before the end" in err
+    assert json.loads(out)["status"] == "out of time"
+    assert json.loads((shell.home / "study" / "run.json").read_text())["status"] == "out of time"
+    code, out, err = shell("compare", "--resume", "study", "--json")
+    assert (code, json.loads(out)["status"]) == (1, "out of time")
+    over[0] = False
+    code, out, err = shell("compare", "--resume", "study", "--json")
+    assert (code, json.loads(out)["status"]) == (0, "finished"), err
+
+
+def test_another_data_set_is_not_taken_for_that_of_the_study(shell):
+    tokens = ("--optimizers", "sgd,adam", "--lrs", "0.05", "--seeds", "1", "--epochs", "1", "--model", "linear", "--scale", "minmax")
+    assert shell("compare", "iris", *tokens, "--out", "study")[0] == 0
+    assert "cannot take its place" in shell.refused("compare", "wine", "--resume", "study")
+    code, _, err = shell("compare", "iris", "--resume", "study")
+    assert code == 0, err
+
+
 def test_compare_batch_sizes_and_lists(shell, table):
     tokens = ("--target", "answer", "--optimizers", "rmsprop:alpha=0.9,like=keras", "--lrs", "0.05,0.01", "--batch-sizes", "16,full")
     code, out, err = shell("compare", table, *tokens, "--seeds", "3,4", "--epochs", "1", "--model", "linear", "--json")
@@ -228,7 +260,7 @@ def test_compare_batch_sizes_and_lists(shell, table):
     told = json.loads(out)
     assert {row["optimizer"] for row in told["table"]} == {"rmsprop:alpha=0.9,like=keras"}
     assert {row["batch_size"] for row in told["table"]} == {16, "full"}
-    assert {row["lr"] for row in told["table"]} <= {0.05, 0.01}
+    assert {row["lr"] for row in told["table"]} <= {0.01 * 5**i for i in range(-3, 1)} | {0.05, 0.25, 1.25, 6.25}  # grown at its edge
 
 
 def test_explain(shell):

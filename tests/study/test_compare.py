@@ -1,12 +1,15 @@
 """Comparisons: paired members, honest counts of what diverged, searches that say when they ended at an edge, and resumes."""
 
+import contextlib
 import json
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +19,8 @@ import fallline as fl
 from fallline._core.errors import FalllineError
 from fallline.data import load
 from fallline.population.blocks import Sizes
-from fallline.record import Reader, read_info
+from fallline.record import Reader, Writer, read_info
+from fallline.study.budget import Clock
 from fallline.study.plan import make_plan
 from fallline.study.tune import search
 from fallline.training import Settings
@@ -327,6 +331,230 @@ def test_a_killed_study_goes_on(data, tmp_path, how):
     assert untimed == [{key: value for key, value in row.items() if key != "seconds"} for row in straight.table]
 
 
+def test_a_study_out_of_time_is_written_and_resumed(data, tmp_path, monkeypatch):
+    """Some of four blocks are whole when the time is over; the next sitting goes on where the one before ended."""
+    monkeypatch.setattr("fallline.population.train.block_size", lambda *args, **options: Sizes(1, 1))
+    whole = fl.compare("mlp:8", data, ["sgd", "adam"], lrs=0.01, seeds=2, **QUICK)
+    asked, last = 0, 30
+
+    def over(self):
+        nonlocal asked
+        asked += 1
+        return asked > last
+
+    monkeypatch.setattr("fallline.study.budget.Clock.over", property(over))
+    half = fl.compare("mlp:8", data, ["sgd", "adam"], lrs=0.01, seeds=2, budget="1h", out=tmp_path / "s", **QUICK)
+    assert half.status == read_info(tmp_path / "s")["status"] == "out of time"
+    assert half.headline.startswith(f"out of time with {len(half.members)} of 4 members whole: ")
+    assert 0 < len(half.members) < 4
+    assert half.headline == read_info(tmp_path / "s")["result"]["headline"]
+    last = math.inf
+    again = fl.compare(data=data, resume=tmp_path / "s", quiet=True)
+    assert again.status == "finished"
+    assert [row["values"] for row in again.table] == [row["values"] for row in whole.table]
+    assert again.headline == whole.headline
+
+
+def test_a_resumed_study_has_the_rest_of_its_budget(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("fallline.study.budget.time", SimpleNamespace(monotonic=lambda: now[0]))
+    writer = Writer(None, kind="study")
+    clock = Clock(writer, 10.0)
+    now[0] = 6.0
+    assert not clock.over
+    assert writer.info["spent"] == 6.0  # kept on the way: a killed study knows it
+    clock = Clock(writer, 10.0)
+    now[0] = 9.0
+    assert not clock.over
+    now[0] = 10.5
+    assert clock.over
+    clock.keep("out of time")
+    assert not Clock(writer, 10.0).over  # to go on is to ask for the budget again
+
+
+def test_all_shapes_of_a_seed_come_before_those_of_the_next(data, monkeypatch):
+    """A study of two batch sizes that is stopped has compared both on the first seeds, and says what it lacks."""
+    monkeypatch.setattr("fallline.population.train.block_size", lambda *args, **options: Sizes(2, 2))
+    asked, last = 0, math.inf
+
+    def stop():
+        nonlocal asked
+        asked += 1
+        return asked > last
+
+    options = {"lrs": 0.01, "batch_sizes": [16, 32], "seeds": 3, "stop": stop, **QUICK}
+    fl.compare("mlp:8", data, ["sgd", "adam"], **options)
+    asked, last = 0, asked // 2
+    half = fl.compare("mlp:8", data, ["sgd", "adam"], **options)
+    assert len(half.table) == 4
+    seeds = [len(row["at_seeds"]) for row in half.table]
+    assert max(seeds) - min(seeds) <= 1
+    assert 0 < sum(seeds) < 12
+    assert half.headline.startswith(f"interrupted with {len(half.members)} of 12 members whole: ")
+    assert half.notes[0].startswith("the study was interrupted: of ")
+    monkeypatch.setattr("fallline.population.train.block_size", lambda *args, **options: Sizes(6, 6))
+    asked, last = 0, math.inf
+    fl.compare("mlp:8", data, ["sgd", "adam"], **options)
+    asked, last = 0, asked - 1
+    less = fl.compare("mlp:8", data, ["sgd", "adam"], **options)  # of the second batch size there is nothing
+    assert {row["batch_size"] for row in less.table} == {16}
+    assert less.notes[0] == "the study was interrupted: of sgd at batch size 32 and adam at batch size 32 there is no member"
+
+
+def test_members_of_an_older_study_stay_until_their_block_is_whole(data, tmp_path, monkeypatch):
+    """A study that trained one by one, stopped in the middle: what it has goes only when what takes its place is written."""
+    fl.compare("mlp:8", data, ["sgd", "adam"], lrs=0.01, seeds=2, out=tmp_path / "s", **QUICK)
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "record.sqlite")) as record, record:
+        record.execute("DELETE FROM texts WHERE run = 'sgd/lr=0.01/seed=1'")  # its rows are there, but it is not whole
+        record.execute("UPDATE scalars SET value = 0.25 WHERE run = 'adam/lr=0.01/seed=0' AND key = 'accuracy'")
+    seen = []
+
+    def stop():
+        seen.append(1)
+        return len(seen) > 2
+
+    monkeypatch.setattr("fallline.record.writer._GATHER", 2)  # rows are written in the middle of a block
+    half = fl.compare(data=data, resume=tmp_path / "s", quiet=True, stop=stop)
+    assert half.status == "interrupted"
+    assert {m.run for m in half.members} == {"sgd/lr=0.01/seed=0", "adam/lr=0.01/seed=0", "adam/lr=0.01/seed=1"}
+    reader = Reader(tmp_path / "s")
+    assert set(reader.runs()) == {m.run for m in half.members}  # nothing of the one that is not whole
+    series = reader.series("accuracy", "validation", "adam/lr=0.01/seed=0")
+    assert series.step.tolist() == sorted(set(series.step.tolist()))
+    assert set(series.value.tolist()) == {0.25}
+    whole = fl.compare(data=data, resume=tmp_path / "s", quiet=True)
+    assert (whole.status, len(whole.members)) == ("finished", 4)
+    series = Reader(tmp_path / "s").series("accuracy", "validation", "adam/lr=0.01/seed=0")
+    assert series.step.tolist() == sorted(set(series.step.tolist()))
+    assert 0.25 not in series.value
+
+
+def test_a_resumed_study_keeps_what_is_in_its_folder(tmp_path):
+    fl.compare("linear", "iris", ["sgd"], lrs=0.1, seeds=1, out=tmp_path / "s", **QUICK)
+    for changed, words in [
+        ({"data": "wine"}, "run on iris, and wine cannot take its place"),
+        ({"data": "digits"}, "iris, and digits cannot"),
+        ({"seeds": 10}, "leave out seeds"),
+        ({"epochs": 7}, "leave out epochs"),
+        ({"patience": 3}, "leave out patience"),
+        ({"make_model": "mlp:4"}, "the model is that of the study"),
+        ({"loss": "focal"}, "the loss is that"),
+        ({"loss": fl.losses.Focal()}, "the loss is that"),
+    ]:
+        with pytest.raises(FalllineError, match=words):
+            fl.compare(resume=tmp_path / "s", quiet=True, **changed)
+    assert fl.compare("linear", "iris", resume=tmp_path / "s", quiet=True).status == "finished"
+
+
+# ---- what is asked, in words
+
+
+def run_again(study, **held):
+    """What the recorded call gives; `held` stands for what was in memory."""
+    text = study.reader.info["python"].replace("\n)", "\n    quiet=True,\n)")
+    lines = [line for line in text.splitlines() if not line.startswith(tuple(f"{name} = ..." for name in held))]
+    exec("\n".join(lines), held)
+    return held["study"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizers": ["sgd"], "lrs": 0.1, "schedules": ["cosine"]},
+        {"optimizers": ["adam:lr=0.1", "sgd"], "lrs": {"sgd": [0.01, 0.1]}},
+        {"optimizers": ["adam:lr=0.1"]},
+        {"optimizers": ["adam"], "lrs": 0.1, "losses": ["focal:gamma=5"]},
+    ],
+    ids=["schedule", "own rate", "only own rates", "loss"],
+)
+def test_the_recorded_call_repeats_the_study(data, options):
+    study = fl.compare("linear", data, seeds=2, **options, **QUICK)
+    assert [row["values"] for row in run_again(study, data=data).table] == [row["values"] for row in study.table]
+    assert study.plan.settings.loss == study.plan.losses[0]
+    assert study.plan.settings.schedule == study.plan.schedules[0]
+
+
+def test_the_recorded_call_names_a_loss_in_memory(data):
+    def own(x, y):
+        return torch.nn.functional.binary_cross_entropy_with_logits(x.squeeze(), y.squeeze().to(x.dtype))
+
+    for loss in (fl.losses.Focal(gamma=5.0), own):
+        study = fl.compare("linear", data, ["adam"], lrs=0.1, seeds=2, loss=loss, **QUICK)
+        assert "loss = ..." in study.reader.info["python"]
+        assert [r["values"] for r in run_again(study, data=data, loss=loss).table] == [r["values"] for r in study.table]
+
+
+def test_one_optimizer_in_many_spellings_is_one():
+    plan = plan_of(0.1, ["adam", " adam ", "Adam", "ADAM:"])
+    assert plan.optimizers == ("adam",)
+    assert plan.notes == ("optimizer adam was named more than once and is run once",)
+    spelt = ["rmsprop:alpha=0.9,like=keras", "rmsprop: alpha=.90, like=keras", "rmsprop:like=keras,alpha=9e-1"]
+    assert plan_of({spelt[1]: 0.1}, spelt).optimizers == (spelt[0],)
+    ordinary = ["sgd", "adam:betas=0.8/0.99", "adam:eps=1e-6+ema:decay=0.99", "sgd:momentum=0.1234567", "sgd:nesterov=true,momentum=0.5"]
+    assert list(plan_of(0.1, ordinary).optimizers) == ordinary
+    given = {"seeds": 1, "metric": "accuracy", "metrics": ("loss", "accuracy"), "settings": Settings(lr=1.0)}
+    assert make_plan(["sgd"], losses=["focal:gamma=2", "Focal: gamma=2.0"], **given).losses == ("focal:gamma=2",)
+    steps = ["step:every=1,factor=0.5", "step:factor=.5, every=1"]
+    assert make_plan(["sgd"], schedules=steps, **given).schedules == (steps[0],)
+
+
+def test_notes_say_who_had_no_search(data):
+    study = fl.compare("linear", data, ["sgd", "adam:lr=0.1", "rmsprop"], lrs={"rmsprop": [0.01, 0.1, 1.0]}, seeds=1, epochs=1, quiet=True)
+    (said,) = [note for note in study.notes if "trainings to find" in note]
+    assert "not equal: 9 a cell for sgd, 3 a cell for rmsprop and none for adam:lr=0.1, whose rate was given" in said
+    equal = fl.compare("linear", data, ["sgd", "adam"], lrs=[0.1, 0.2], seeds=1, epochs=1, quiet=True)
+    assert any(note.startswith("every cell had 2 trainings") for note in equal.notes)
+
+
+def test_rates_that_three_digits_do_not_tell_apart_are_tried_once():
+    found, asked = searched(plan_of(lrs=[0.1, 0.10001]), lambda lr: lr)
+    assert asked == [0.1, 0.10001]
+    assert found.lr == 0.1
+
+
+def test_a_schedule_that_names_more_epochs_than_the_budget_leaves_is_refused(data, monkeypatch):
+    monkeypatch.setattr("fallline.study.budget.seconds_an_epoch", lambda *args: 1.0)
+    options = {"lrs": 0.1, "seeds": 1, "epochs": 40, "budget": 100, "quiet": True}
+    monkeypatch.setattr("fallline.study.budget.USED", 0.04)  # room for four epochs
+    with pytest.raises(FalllineError, match=r"warmup:epochs=30 names 30 epochs.*room for 4"):
+        fl.compare("linear", data, ["sgd"], schedules=["constant", "warmup:epochs=30"], **options)
+    study = fl.compare("linear", data, ["sgd"], schedules=["constant", "warmup:epochs=2"], **options)
+    assert study.plan.settings.epochs == 4
+    assert "the schedule warmup:epochs=2 keeps the epochs that it names" in study.notes
+
+
+class Branching(torch.nn.Module):
+    """Its forward reads a value, so it cannot be stacked."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.inner(x) * (2 if float(x.sum()) > 1e9 else 1)
+
+
+def test_the_time_that_is_left_is_known_where_members_train_one_by_one(data):
+    left = []
+    fl.compare(Branching, data, ["sgd"], lrs=0.1, seeds=3, show=lambda rows, seconds: left.append(seconds), **QUICK)
+    assert any(math.isfinite(seconds) for seconds in left)
+
+
+def test_ties_stand_in_the_order_of_the_plan(data):
+    """Rates so small that no answer changes: all are alike, and time decides nothing."""
+    names = ["sgd", "adam", "rmsprop", "adagrad", "nadam"]
+    for order in (names, names[::-1]):
+        study = fl.compare("linear", data, order, lrs=1e-12, seeds=2, epochs=1, quiet=True)
+        assert [row["optimizer"] for row in study.table] == order
+
+
+def test_a_study_tells_its_factors_and_what_time_means(data):
+    study = fl.compare("linear", data, ["sgd", "adam"], lrs=0.1, batch_sizes=[16, 32], seeds=2, **QUICK)
+    assert study.factors
+    assert json.loads(json.dumps(study.factors)) == json.loads(json.dumps(study.reader.info["result"]["factors"]))
+    assert "Time: a member's share of the time of its block" in study.text()
+
+
 # ---- wrong use
 
 
@@ -352,6 +580,25 @@ def test_a_killed_study_goes_on(data, tmp_path, how):
         ({"metric": "r2"}, "metric of this task"),
         ({"metric": "acuracy"}, "did you mean 'accuracy'"),
         ({"loss": "mse"}, "binary_cross_entropy"),
+        ({"batch_size": 64}, r"batch_sizes=\[64\]"),
+        ({"lr": 0.1}, r"lrs=\[0.1\]"),
+        ({"seed": 3}, r"seeds=\[0\]"),
+        ({"optimizer": "sgd"}, "optimizers="),
+        ({"patince": 3}, "did you mean 'patience'"),
+        ({"seeds": True}, "seeds"),
+        ({"seeds": 2.5}, "seeds"),
+        ({"seeds": None}, "seeds"),
+        ({"seeds": [-1]}, "seed is a whole number >= 0"),
+        ({"optimizers": None}, "optimizers"),
+        ({"optimizers": [3]}, "optimizers are names"),
+        ({"batch_sizes": None}, "batch_sizes"),
+        ({"batch_sizes": [2.5]}, "batch_size"),
+        ({"losses": [torch.nn.functional.mse_loss]}, "losses are names"),
+        ({"losses": ["auto", "focal"]}, "each of losses is named"),
+        ({"schedules": 3}, "schedules"),
+        ({"metric": None}, "metric is a name"),
+        ({"class_weight": {"0": 2.0}}, "class_weight is a text"),
+        ({"class_weight": [1, 2]}, "class_weight is a text"),
     ],
 )
 def test_wrong_use_is_told_and_nothing_is_written(data, tmp_path, options, words):
@@ -359,6 +606,12 @@ def test_wrong_use_is_told_and_nothing_is_written(data, tmp_path, options, words
     with pytest.raises(FalllineError, match=words):
         fl.compare("linear", data, **given)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_single_item_stands_for_a_list_of_it(data):
+    study = fl.compare("linear", data, "sgd", lrs=0.1, batch_sizes=16, seeds=1, losses="focal", schedules="cosine", **QUICK)
+    assert [row["batch_size"] for row in study.table] == [16]
+    assert (study.table[0]["loss"], study.table[0]["schedule"]) == ("focal", "cosine")
 
 
 def test_a_folder_with_a_run_is_not_overwritten(data, tmp_path):

@@ -303,7 +303,12 @@ def _resume(
         from fallline.data import load
 
         must(bool(source), "data is given where the study had it in memory", "none", "pass the same again: data=...", where="resume")
-        rows = load(**(source if data is None else {**source, "source": data}))
+        try:
+            rows = load(**(source if data is None else {**source, "source": data}))
+        except FalllineError as error:
+            if data in (None, source["source"]):
+                raise
+            raise FalllineError(f"the study '{folder}' was run on {source['source']}, and {data} cannot take its place: {error}") from error
     else:
         rows = load_data(data, info["data"].get("target"), 0)
     if rows.fingerprint != info["data"].get("fingerprint"):

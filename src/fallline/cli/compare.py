@@ -48,9 +48,7 @@ def compare(
     patience: o.Patience = None,
     seeds: Annotated[str, o.text("how many seeds, or a list, as 0,1,2", o.RUN)] = "5",
     metric: Annotated[str, o.text("that ranks, on the validation rows; auto takes accuracy or r2", o.RUN)] = "auto",
-    goal: Annotated[
-        str, o.text("metric to count steps to; auto: what every run of three in four cells reaches", o.RUN)
-    ] = "auto",
+    goal: Annotated[str, o.text("metric to count steps to; auto: what every run of three in four cells reaches", o.RUN)] = "auto",
     budget: Annotated[str | None, o.text("time it may take, as 10m: epochs are cut for all alike until it fits", o.RUN)] = None,
     device: o.Device = "cpu",
     cluster: Annotated[str | None, o.text("ray trains on a Ray cluster; or its address", o.RUN)] = None,
