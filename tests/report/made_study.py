@@ -2,15 +2,14 @@
 
 import json
 import math
-from types import SimpleNamespace
 from typing import Any
 
 from fallline import record
 from fallline.study.pairs import LEVEL, differences, factors
 from fallline.study.profiles import study_profiles
-from fallline.study.verdict import verdict
 from fallline.study.statistics import mean_interval
 from fallline.study.steps import first_crossing
+from fallline.study.verdict import verdict
 from tests.report import made
 
 OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")

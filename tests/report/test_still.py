@@ -42,6 +42,10 @@ def test_every_figure_can_be_drawn_still() -> None:
         with matplotlib_.style():
             ax = matplotlib_.draw(figure, _axes())
             ax.figure.savefig(io.BytesIO())
+            ticks = [*ax.get_xticklabels(which="both"), *ax.get_yticklabels(which="both")]
+        assert not any("$" in tick.get_text() for tick in ticks)  # mathematics is not read, so none may be written
+        for axis in (ax.xaxis, ax.yaxis):  # a logarithmic axis has numbers to read
+            assert axis.get_scale() != "log" or sum(bool(tick.get_text()) for tick in axis.get_ticklabels()) >= 2
         assert ax.get_title(loc="left") == figure.title
         kinds.add(type(figure).__name__)
     assert kinds == {"Curves", "Intervals", "Scatter", "Grid", "Bars", "Matrix"}

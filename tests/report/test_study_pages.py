@@ -54,13 +54,15 @@ def test_the_headline_never_names_what_is_not_ranked() -> None:
 
 
 def test_the_sentence_of_the_study_stands_in_the_head(wide: record.Reader, page: Page) -> None:
-    whole = wide.info["result"]["headline"]
+    result = wide.info["result"]
     found = known(wide.info)
     for line in [*found.shown, found.rests]:
         assert line.replace("\n", " ") in page.text
     said = " ".join([*found.shown, *found.more]).lower()
-    for part in whole.rsplit(" (", 1)[0].lower().replace(". steps: ", "; ").split("; "):
-        assert part in said
+    for part in [*result["headline"].split("; "), *result["shown"]]:
+        assert part.lower() in said
+    assert sum(map(len, found.shown)) < 1200
+    assert "95 % interval is of its own mean or difference alone" in found.rests
 
 
 def test_a_long_sentence_is_cut_between_statements_and_loses_none() -> None:

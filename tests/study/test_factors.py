@@ -5,20 +5,21 @@ Margins are binomial: of N studies whose true rate is q, the share that is found
 
 import json
 import math
+import re
 from itertools import combinations, product
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from fallline._core.errors import FalllineError
-from fallline.study.factor_sentence import factor_sentence, factor_steps
+from fallline.study.factor_sentence import factor_lines, factor_steps
 from fallline.study.factors import average, compared, make_grid
 from fallline.study.pairs import SHARES, differences, factors, judged
-from fallline.study.ranking import common_level, headline
+from fallline.study.ranking import common_level
 from fallline.study.statistics import holm, paired
 from fallline.study.steps import steps_ratio
+from fallline.study.verdict import verdict
 
 INF = math.inf
 WORDS = {"batch_size": "at batch size {}", "loss": "with {}", "schedule": "under {}"}
@@ -217,7 +218,7 @@ def test_a_missed_target_leaves_out_the_steps_of_its_combination_and_keeps_the_w
     ratio = steps_ratio(steps("a", 32, ""), steps("c", 32, "")).ratio
     assert {(p["a"], p["b"]): p["ratio"] for p in optimizer["pairs"]}.get(("a", "c"), 1 / ratio) == pytest.approx(ratio, rel=1e-9)
     assert len(compared(rows)[1]) == 2 * (3 + 3)
-    assert factor_steps([optimizer, batch], "accuracy", 0.9).endswith("where a run missed it, steps are left out")
+    assert factor_steps([optimizer, batch], "accuracy", 0.9)[-1] == "combinations in which a run never reached it are left out of this"
 
 
 def test_a_level_that_always_misses_has_no_steps_and_keeps_its_questions():
@@ -314,7 +315,7 @@ def test_a_loss_leads_where_it_is_lower():
 
 
 def told(rows, **changes):
-    return headline(rows, SimpleNamespace(metric=changes.get("metric", "accuracy")))  # pyright: ignore[reportArgumentType]
+    return verdict(rows, changes.get("metric", "accuracy"))
 
 
 def test_the_words_of_a_study_with_two_factors():
@@ -326,21 +327,24 @@ def test_the_words_of_a_study_with_two_factors():
         return [level + 0.0005 * w + (0.0003 * (-1) ** i if batch == 32 else 0) for i, w in enumerate(wobble[optimizer])]
 
     rows = study(["adam", "momentum", "sgd"], [32, 128], draw=draw)
-    text = told(rows)
-    assert text.startswith(
-        "over all batch sizes, adam and momentum cannot be told apart at 5 seeds; both beat sgd by 3.9 to 4.1 points; "
-        "over all optimizers, batch sizes 32 and 128 cannot be told apart at 5 seeds; of the 6 cells, "
+    first, shown, basis = told(rows)
+    assert first.endswith(
+        "is the best of 6 cells at 0.9501: it beats 2 others by 3.9 to 4.1 points and 3 others cannot be told apart from it at 5 seeds"
     )
-    assert "stands best at 0.9501: it beats 2 others by 3.9 to 4.1 points and 3 others cannot be told apart from it at 5 seeds" in text
-    assert "5 % level over 4 pairs of levels, 4 turns of their order and 15 pairs of cells together" in text
+    assert shown == [
+        "optimizers, over all batch sizes: adam and momentum cannot be told apart at 5 seeds; both beat sgd by 3.9 to 4.1 points",
+        "batch sizes, over all optimizers: batch sizes 32 and 128 cannot be told apart at 5 seeds",
+    ]
+    assert "each 95 % interval is of its own mean or difference alone" in basis
+    assert f"over all {15 + 3 + 1 + 4} questions of the study together" in basis  # pairs of cells, of optimizers, of batch sizes; turns
 
 
 def test_sixteen_cells_are_not_listed():
     rows = study("abcd", [32, 128], ["mse", "huber"], draw=drawn(11), steps=lambda *_: np.random.default_rng(1).integers(40, 60, 5))
-    text = told(rows)
-    assert "none of the other 15 can be told apart from it at 5 seeds" in text
-    assert "Steps: no difference in the steps to accuracy 0.9 is shown of any factor" in text
-    assert max(len(part.split(", ")) for part in text.split(" (")[0].split("; ")) <= 6
+    first, shown, _ = told(rows)
+    assert "none of the other 15 can be told apart from it at 5 seeds" in first
+    assert "steps: no difference in the steps to accuracy 0.9 is shown of any factor" in shown
+    assert max(len(part.split(", ")) for line in [first, *shown] for part in line.split("; ")) <= 6
 
 
 def test_the_words_of_a_turn_and_of_steps():
@@ -351,27 +355,24 @@ def test_the_words_of_a_turn_and_of_steps():
         draw=lambda o, b, _: 0.9 + (0.05 if (o == "adam") == (b == 32) else 0.0) + 0.0005 * rng.normal(size=5),
         steps=lambda o, *_: 100 * (1.5 if o == "sgd" else 1.0) * np.exp(0.01 * rng.normal(size=5)),
     )
-    text = told(rows)
-    assert (
-        "but the order of adam and sgd turns with the batch size: " in text
-        or "but the order of sgd and adam turns with the batch size: " in text
-    )
+    text = "; ".join(told(rows).shown)
+    assert re.search("but who leads, (adam or sgd|sgd or adam), depends on the batch size: ", text)
     assert "adam leads at batch size 32" in text or "adam at batch size 32" in text
-    assert "Steps: to reach accuracy 0.9, over all batch sizes, sgd needs 1." in text
+    assert "steps: to reach accuracy 0.9, over all batch sizes, sgd needs 1." in text
 
 
 def test_one_seed_or_none_ranked_falls_back_to_the_cells():
-    assert told(study("ab", [32, 128], draw=lambda *_: [0.9])) == "one seed shows no difference, take three or more"
-    assert told(study("ab", [32, 128], draw=lambda *_: [math.nan] * 3)).startswith("every run diverged")
+    assert told(study("ab", [32, 128], draw=lambda *_: [0.9])).headline == "one seed shows no difference, take three or more"
+    assert told(study("ab", [32, 128], draw=lambda *_: [math.nan] * 3)).headline.startswith("every run diverged")
 
 
 def test_what_was_left_out_is_said():
     rows = study("ab", [32, 128], ["mse", "huber"], draw=drawn(13), unranked={("a", 32, "mse")})
-    text = factor_sentence(rows, *judged(rows))
-    assert "over 3 combinations of batch size and loss, " in text
-    assert text.endswith("a at batch size 32 with mse is not ranked: its best learning rate stands at the edge of what was tried")
+    shown = told(rows).shown
+    assert any(line.startswith("optimizers, over 3 combinations of batch size and loss: ") for line in shown)
+    assert "a at batch size 32 with mse is not ranked: its best learning rate stands at the edge of what was tried" in shown
     lone = study("ab", [32, 128, 256], draw=drawn(13), unranked={("a", 32, "mse"), ("a", 128, "mse"), ("a", 256, "mse")})
-    assert factor_sentence(lone, *judged(lone)).startswith("optimizers are not compared: there are no two of them")
+    assert factor_lines(judged(lone)[1], "accuracy")[0].startswith("optimizers are not compared: there are no two of them")
 
 
 # ---- the target

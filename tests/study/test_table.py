@@ -184,13 +184,13 @@ def test_the_sentence_says_which_differences_are_real():
     assert text.startswith("After 5 epochs: ")
     assert "cannot be told apart at 5 seeds" in text
     assert "all 3 beat full batch by 2" in text
-    assert text.endswith("over all 6 pairs together)")
+    assert text.endswith("where it holds at 5 % over all 6 pairs together)")
 
 
 def test_one_batch_size_has_nothing_to_be_compared_with():
     cells = made({(32, 5): [0.8, 0.82, 0.81, 0.8, 0.82], (32, 10): [0.9] * 5})
     text = headline(cells, differences_of(cells))
-    assert text.startswith("batch 32 has a mean test accuracy of 81 points [80 points, 82 points] after 5 epochs and 90 points")
+    assert text.startswith("batch 32 has a mean test accuracy of 81 % [79.8 %, 82.2 %] after 5 epochs and 90 %")
     assert text.endswith("there is nothing to compare it with")
 
 

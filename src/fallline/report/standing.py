@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fallline import record
+from fallline._core.asked import corrected, questions
 from fallline.report import colours
 from fallline.report.figures.intervals import interval_text, main_metric
 from fallline.report.figures.matrix import signed
@@ -12,7 +13,6 @@ from fallline.report.figures.members import cells, ranked, row_names, rows
 from fallline.report.figures.shapes import numbers
 from fallline.report.figures.source import Source, dicts
 from fallline.report.words import is_percent, label, metric, number, seconds
-from fallline.study.verdict import corrected, questions
 
 MOST = 120  # rows of the table on the page
 DIFFERS = ("yes", "True")

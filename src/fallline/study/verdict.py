@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fallline import record
+from fallline._core.asked import corrected, questions
 from fallline.study.factor_sentence import best_cell, factor_lines, factor_steps
 from fallline.study.factor_sentence import compared as levels_compared
 from fallline.study.pairs import LEVEL, judged
@@ -50,32 +51,6 @@ def verdict(rows: Sequence[Row], metric: str) -> Verdict:
     steps = factor_steps(found, metric, target) if several else [steps_sentence(rows, pairs, target)]
     shown += [f"steps: {line}" for line in steps if line]
     return Verdict(first, shown, _basis(rows, metric, asked, questions(pairs, found)))
-
-
-def questions(pairs: Sequence[Row], found: Sequence[Row]) -> int:
-    """How many questions a study answers together: of every two cells and every two levels the metric and the steps, and every turn.
-
-    Args:
-        pairs: of `pairs.differences`.
-        found: of `pairs.factors`.
-
-    >>> questions([{"p": 0.1, "ratio_p": None}, {"p": 0.1, "ratio_p": 1.0}], [])
-    3
-    """
-    every = [*pairs, *(pair for factor in found for pair in factor.get("pairs", ()))]
-    turns = sum(turn.get("p") is not None for factor in found for turn in factor.get("turns", ()))
-    return sum((pair.get("p") is not None) + (pair.get("ratio_p") is not None) for pair in every) + turns
-
-
-def corrected(count: int) -> str:
-    """How an interval and a verdict that stand side by side are to be read.
-
-    >>> corrected(1)
-    'each 95 % interval is of its own mean or difference alone'
-    """
-    alone = "each 95 % interval is of its own mean or difference alone"
-    over = "both questions" if count == 2 else f"all {count} questions"
-    return f"{alone}; a difference is called shown where it holds at 5 % over {over} of the study together" if count > 1 else alone
 
 
 def _basis(rows: Sequence[Row], metric: str, asked: Sequence[Row], count: int) -> str:

@@ -97,6 +97,10 @@ def _curves(f: Curves, ax: "Axes", legend: bool, tokens: Mapping[str, str]) -> N
         _percent(ax.yaxis)
     if f.span is not None and f.span[1] > f.span[0] and (f.span[0] > 0 or not f.log_y):
         ax.set_ylim(*f.span)
+    if f.log_x:
+        _log(ax.xaxis)
+    if f.log_y:
+        _log(ax.yaxis)
     if f.x_label == "epoch":
         from matplotlib.ticker import MaxNLocator
 
@@ -123,6 +127,8 @@ def _intervals(f: Intervals, ax: "Axes", tokens: Mapping[str, str]) -> None:
         ax.set_xscale("log")
     if math.isfinite(start) and math.isfinite(end):
         ax.set_xlim(start, end)
+    if f.log_x:
+        _log(ax.xaxis)
     if math.isfinite(f.line):
         ax.axvline(f.line, color=colours.LIGHT["faint"], linewidth=0.9, zorder=0)
     ax.grid(visible=False, axis="y")
@@ -174,6 +180,7 @@ def _scatter(f: Scatter, ax: "Axes") -> None:
         ax.plot([low, high], [low, high], color=colours.LIGHT["faint"], linewidth=0.9)
     if f.log_x:
         ax.set_xscale("log")
+        _log(ax.xaxis)
     if f.percent:
         _percent(ax.yaxis)
     ax.set_xlabel(f.x_label)
@@ -210,6 +217,17 @@ def _bars(f: Bars, ax: "Axes") -> None:
     widths = [b - a for a, b in zip(f.edges[:-1], f.edges[1:], strict=True)]
     ax.bar(f.edges[:-1], f.heights, widths, align="edge", color=colours.LIGHT["accent"], alpha=0.75, edgecolor="white", linewidth=0.6)
     ax.set_xlabel(f.x_label)
+
+
+def _log(axis: Any) -> None:
+    """Ticks of a logarithmic axis in plain numbers: text is taken as it is, so powers in matplotlib's mathematics would show as source."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    span = axis.get_view_interval()
+    decades = math.log10(max(span) / min(span)) if min(span) > 0 else math.inf
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.5 else (1.0,), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _percent(axis: Any) -> None:
