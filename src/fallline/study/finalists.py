@@ -15,7 +15,7 @@ from fallline import record
 from fallline.population import Job
 from fallline.study.pairs import differences
 from fallline.study.search import Search, SearchPlan, Trial
-from fallline.study.sentence import in_units, sentence
+from fallline.study.sentence import in_units, listed, sentence
 from fallline.study.statistics import mean_interval, smallest_move
 from fallline.study.versus import plain
 from fallline.training import Settings
@@ -150,7 +150,8 @@ def headline(plan: SearchPlan, table: Sequence[dict[str, Any]]) -> str:
     if best["test_low"] is not None:
         test += f" [{value_text(best['test_low'])}, {value_text(best['test_high'])}]"
     words = f"{best['cell']} has the highest" if not plan.lower else f"{best['cell']} has the lowest"
-    words += f" mean: validation {label} {value_text(best['mean'])}{spread} over {count(best['seeds'], 'fresh seed')}{test}"
+    alike = [row["cell"] for row in table[1:] if row["mean"] == best["mean"]]
+    words += f" mean{f', as high as {listed(alike)}' if alike and not plan.lower else f', as low as {listed(alike)}' if alike else ''}: validation {label} {value_text(best['mean'])}{spread} over {count(best['seeds'], 'fresh seed')}{test}"
     if len(table) > 1 and best["seeds"] > 1:
         words += f". {_capital(sentence(table, differences(table)))}"
     return words + flattered(plan, table)
@@ -162,9 +163,12 @@ def flattered(plan: SearchPlan, table: Sequence[dict[str, Any]]) -> str:
     if not gaps:
         return ""
     gap = sum(gaps) / len(gaps) * (-1 if plan.lower else 1)
+    one = len(gaps) == 1
     if gap <= 0:
-        return ". The search had not flattered them: with fresh seeds they are as good as in it"
-    return f". The search had flattered them by {in_units(gap, plan.metric)} on average: the best of many trials is also the luckiest"
+        return f". The search had not flattered {'it' if one else 'them'}: with fresh seeds {'it is' if one else 'they are'} as good as in it"
+    mean = "" if one else " on average"
+    them = "it" if one else "them"
+    return f". The search had flattered {them} by {in_units(gap, plan.metric)}{mean}: the best of many trials is also the luckiest"
 
 
 def chosen_settings(plan: SearchPlan, row: dict[str, Any]) -> Settings:

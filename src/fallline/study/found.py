@@ -169,8 +169,13 @@ def notes_of(trials: list[Trial], plan: SearchPlan, table: list[dict[str, Any]])
     """What must be known of a search before it is trusted."""
     n = counts_of(trials, plan)
     label = record.key(plan.metric).label
+    if not trials:
+        return []
+    how = plan.sampler if plan.sampler != "tpe" else f"tpe, {plan.batch} asked for at once"
+    if plan.sampler == "tpe" and all(t.by == "random" for t in trials):
+        how = "drawn at random: tpe begins to learn once the first ones have ended"
     out = [
-        f"{count(n['trials'], 'trial')} ({plan.sampler}, batches of {plan.batch}): {n['finished']} finished, {n['stopped']} stopped early, "
+        f"{count(n['trials'], 'trial')} ({how}): {n['finished']} finished, {n['stopped']} stopped early, "
         f"{n['diverged']} diverged; {n['epochs']:,} of {n['epochs_in_full']:,} epochs were trained."
     ]
     if plan.pruner == "halving" and n["stopped"]:
@@ -181,6 +186,9 @@ def notes_of(trials: list[Trial], plan: SearchPlan, table: list[dict[str, Any]])
     out.append(
         f"Chosen by {label} on validation rows with fresh seeds (the search used seed {plan.search_seed}); test rows decided nothing."
     )
+    if 0 < len(table) < plan.best:
+        few = "only one trial was" if len(table) == 1 else f"only {len(table)} different trials were"
+        out.append(f"{few[:1].upper()}{few[1:]} trained to the end, so no more could be trained again (asked for: {plan.best}).")
     if table:
         out += _at_edges(plan, table[0])
     for why in dict.fromkeys(t.alone for t in trials if t.alone):
