@@ -22,7 +22,8 @@ from fallline.study.space import make_space
 from fallline.study.trials_db import held
 from fallline.training import Settings
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
+FloatDistribution = optuna.distributions.FloatDistribution
 SMALL = {"optimizer": ["adam", "momentum"], "batch_size": [16]}
 USUAL = {"trials": 6, "space": SMALL, "epochs": 3, "batch": 3, "best": 2, "seeds": 2, "quiet": True}
 
@@ -83,6 +84,23 @@ def test_space_in_words_is_the_space() -> None:
     space = make_space({"lr": (1e-4, 0.1), "momentum": (0.8, 0.99), "beta1": [0.8, 0.9], "eps": None, "dropout": None})
     again = make_space({"model": list(space.models), **eval(space_text(space))})
     assert again == space
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"weight_decay": FloatDistribution(0.0, 0.1)},
+        {"dropout": FloatDistribution(0.0, 0.5)},
+        {"dropout": FloatDistribution(0.0, 0.4, step=0.1)},
+        {"dropout": (0.0, 0.5)},
+        {"lr": FloatDistribution(0.01, 0.1), "eps": FloatDistribution(1e-9, 1e-3, log=True)},
+        {"lr": FloatDistribution(0.01, 0.1, log=True), "momentum": (0.8, 0.99)},
+    ],
+)
+def test_distributions_in_words_are_the_same_distributions(given) -> None:
+    space = make_space(given)
+    assert make_space({"model": list(space.models), **eval(space_text(space), {"optuna": optuna})}) == space
 
 
 def test_a_model_in_memory_and_a_loss_of_ones_own() -> None:

@@ -142,6 +142,27 @@ def test_the_grid_visits_every_place_once() -> None:
     assert len(keys) == len(points) == 2 * 3 * (2 + 1)  # momentum has two of its own, sgd none
 
 
+@pytest.mark.parametrize("ends", [Range(0.0012345, 0.098765, log=True), Range(0.0012345, 0.098765), Range(0.98765, 0.987651)])
+def test_a_grid_stays_within_its_range(ends) -> None:
+    levels = ends.levels(3)
+    assert (levels[0], levels[-1]) == (ends.low, ends.high)
+    assert ends.low <= levels[1] <= ends.high
+
+
+@pytest.mark.parametrize("kind", [True, False])
+@pytest.mark.parametrize(("value", "said"), [(0.055, False), (0.0864, False), (0.0995, True)])
+def test_the_edge_is_told_on_the_scale_of_the_range(kind, value, said) -> None:
+    from fallline.study.found import _at_edges
+
+    plan = plan_of({"optimizer": ["adam"], "lr": optuna.distributions.FloatDistribution(0.01, 0.1, log=kind)})
+    assert any("high end" in note for note in _at_edges(plan, {"factors": {"lr": value, "optimizer": "adam"}})) == said
+
+
+def test_choices_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(FalllineError, match="names or numbers"):
+        make_space({"schedule": [["a"]]})
+
+
 def test_a_space_survives_json() -> None:
     space = make_space({"lr": (1e-4, 0.1), "batch_size": [16, "full"], "dropout": (0.0, 0.5)})
     assert type(space).from_json(json.loads(json.dumps(space.to_json()))) == space

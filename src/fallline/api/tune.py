@@ -399,9 +399,9 @@ def python_call(models: Mapping[str, ModelLike], source: Mapping[str, Any], plan
     made = listed[0] if len(listed) == 1 else f"[{', '.join(listed)}]"
     words = ",\n    ".join([f"{key}={value!r}" for key, value in options.items()])
     data = f"data = fl.data.load({load})" if load else "data = ...  # the rows were given in memory"
-    return (
-        f"import fallline as fl\n\n{data}\nfound = fl.tune(\n    {made},\n    data,\n    {words},\n    space={space_text(plan.space)},\n)"
-    )
+    space = space_text(plan.space)
+    imports = "import optuna\n\n" if "optuna.distributions" in space else ""
+    return f"{imports}import fallline as fl\n\n{data}\nfound = fl.tune(\n    {made},\n    data,\n    {words},\n    space={space},\n)"
 
 
 def describe_space(space: Space) -> dict[str, str]:
@@ -428,7 +428,12 @@ def space_text(space: Space) -> str:
             continue
         if isinstance(values, Range):
             pair = (values.low, values.high) if factor not in AVERAGES else tuple(float(f"{1 - v:.6g}") for v in (values.high, values.low))
-            words.append(f"{factor!r}: {pair if factor != 'dropout' else values.levels(2)!r}")
+            plain = values == make_space({factor: pair}, only=True).values[factor] if pair[0] > 0 or factor == "dropout" else False
+            even = factor == "dropout" and values.step is not None
+            listed = make_space({factor: values.levels(2)}, only=True).values[factor] == values if even else False
+            kind = f"FloatDistribution({values.low!r}, {values.high!r}, log={values.log}, step={values.step!r})"
+            said = repr(pair) if plain else repr(values.levels(2)) if listed else f"optuna.distributions.{kind}"
+            words.append(f"{factor!r}: {said}")
         else:
             shown = [float(f"{1 - v:.6g}") for v in values] if factor in AVERAGES else list(values)
             words.append(f"{factor!r}: {shown!r}")

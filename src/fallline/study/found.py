@@ -204,7 +204,9 @@ def _at_edges(plan: SearchPlan, row: dict[str, Any]) -> list[str]:
         wanted = plan.space.values.get(factor)
         if not isinstance(place, float) or (factor != "lr" and not (isinstance(wanted, Range) and wanted.log)):
             continue
-        low, high = (math.log(wanted.low), math.log(wanted.high)) if isinstance(wanted, Range) else (0.0, 1.0)
+        low, high = (wanted.low, wanted.high) if isinstance(wanted, Range) else (0.0, 1.0)
+        if isinstance(wanted, Range) and wanted.log:
+            low, high = math.log(low), math.log(high)
         share = (place - low) / (high - low)
         if not _NEAR_EDGE < share < 1 - _NEAR_EDGE and factor not in ("weight_decay", "eps"):
             small = (share < 0.5) != (factor in AVERAGES)

@@ -59,10 +59,12 @@ class Range(NamedTuple):
         """
         if self.step is not None:
             return [float(f"{self.low + i * self.step:.6g}") for i in range(1 + round((self.high - self.low) / self.step))]
-        shares = [i / (count - 1) for i in range(count)]
+        shares = [i / (count - 1) for i in range(1, count - 1)]
         if self.log:
-            return [rounded(self.low * (self.high / self.low) ** s) for s in shares]
-        return [rounded(self.low + (self.high - self.low) * s) for s in shares]
+            inner = [rounded(self.low * (self.high / self.low) ** s) for s in shares]
+        else:
+            inner = [rounded(self.low + (self.high - self.low) * s) for s in shares]
+        return [self.low, *(min(max(v, self.low), self.high) for v in inner), self.high]  # rounding must not leave the range
 
 
 Values = Range | tuple[Any, ...]
@@ -294,7 +296,10 @@ def _values(factor: str, given: Any) -> Values:
         must(low > 0, f"the range of {factor} begins above 0", f"{low:g}", "it is searched by its logarithm", where="tune")
         return Range(low, high, log=True)
     several = given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
-    chosen = tuple(dict.fromkeys(several))
+    try:
+        chosen = tuple(dict.fromkeys(several))
+    except TypeError:
+        refuse(f"choices of {factor} are names or numbers", repr(given), "list them: [32, 64]", where="tune")
     must(len(chosen) > 0, f"there is at least one choice of {factor}", "none", "leave it out for the usual ones", where="tune")
     if number is None:
         if factor == "optimizer":
