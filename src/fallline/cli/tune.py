@@ -25,7 +25,7 @@ def tune(
     target: o.Target = None,
     task: o.Task = None,
     scale: o.Scale = "zscore",
-    models: Annotated[str, o.text("a list to choose from, as mlp:64,mlp:256,128,cnn: a number belongs to the mlp before it", o.MODEL)] = "mlp:128",
+    models: Annotated[str, o.text("a list to choose from, as mlp:64,mlp:256,128,cnn: the 128 belongs to mlp:256", o.MODEL)] = "mlp:128",
     losses: Annotated[str, o.text("a list to choose from, as mse,huber; auto takes the one of the task", o.MODEL)] = "auto",
     embedding: o.Embedding = None,
     class_weight: o.ClassWeight = None,

@@ -151,7 +151,8 @@ def headline(plan: SearchPlan, table: Sequence[dict[str, Any]]) -> str:
         test += f" [{value_text(best['test_low'])}, {value_text(best['test_high'])}]"
     words = f"{best['cell']} has the highest" if not plan.lower else f"{best['cell']} has the lowest"
     alike = [row["cell"] for row in table[1:] if row["mean"] == best["mean"]]
-    words += f" mean{f', as high as {listed(alike)}' if alike and not plan.lower else f', as low as {listed(alike)}' if alike else ''}: validation {label} {value_text(best['mean'])}{spread} over {count(best['seeds'], 'fresh seed')}{test}"
+    same = f", as {'low' if plan.lower else 'high'} as {listed(alike)}" if alike else ""
+    words += f" mean{same}: validation {label} {value_text(best['mean'])}{spread} over {count(best['seeds'], 'fresh seed')}{test}"
     if len(table) > 1 and best["seeds"] > 1:
         words += f". {_capital(sentence(table, differences(table)))}"
     return words + flattered(plan, table)
@@ -165,7 +166,7 @@ def flattered(plan: SearchPlan, table: Sequence[dict[str, Any]]) -> str:
     gap = sum(gaps) / len(gaps) * (-1 if plan.lower else 1)
     one = len(gaps) == 1
     if gap <= 0:
-        return f". The search had not flattered {'it' if one else 'them'}: with fresh seeds {'it is' if one else 'they are'} as good as in it"
+        return f". The search had not flattered {'it: it is' if one else 'them: they are'} as good with fresh seeds as in the search"
     mean = "" if one else " on average"
     them = "it" if one else "them"
     return f". The search had flattered {them} by {in_units(gap, plan.metric)}{mean}: the best of many trials is also the luckiest"
