@@ -81,9 +81,9 @@ def test_rules_side_by_side_in_single_precision(engine, more):
     chosen = [Settings(optimizer=o, lr=0.003 * (1 + i % 3), seed=i, engine=engine, **more) for i, o in enumerate(rules)]
     rates = [constant(float(s.lr)) for s in chosen]
     steppers, found = together(chosen, rates, torch.float32)
-    assert not steppers.each
+    assert bool(steppers.each) is (engine == "torch")
     for member, (settings, rate) in enumerate(zip(chosen, rates, strict=True)):
-        assert apart(found, member, by_itself(settings, rate, torch.float32)) < 2e-6
+        assert apart(found, member, by_itself(settings, rate, torch.float32)) == 0
 
 
 def test_some_clip_and_some_do_not():

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from fallline._core.files import write_text
 from fallline.optim.engines.modules import folder
-from fallline.population.noise import Noise, Unstackable
+from fallline.population.noise import Noise, Unstackable, first_line
 from fallline.population.passes import make_pass
+from fallline.population.probe import undisturbed
 from fallline.population.stack import Stack
 from fallline.population.steppers import Steppers
 from fallline.training.settings import Settings
@@ -66,21 +67,24 @@ def block_size(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settin
     Raises:
         Unstackable: the model cannot be run for several members at once.
     """
+    make_pass(Stack([model] * 2, x.device), x, Noise([0, 1], x.device), target, loss)  # says whether it can be run at all
     most = min(MOST, fitting(model, x))
     key = _key(model, x, loss)
     held = _read()
     if key not in held:
         held[key] = _measure(model, x, target, loss, settings, most)
         _write({**_read(), key: held[key]})
-    else:
-        make_pass(Stack([model] * 2, x.device), x, Noise([0, 1], x.device), target, loss)  # says whether it can be run at all
     squad = max(1, min(held[key], most))
     threads = torch.get_num_threads() if x.device.type == "cpu" else 1
     return Sizes(max(1, min(MOST, most, max(_LEAST, 2 * threads * squad))), squad)
 
 
 def fitting(model: nn.Module, x: Tensor) -> int:
-    """How many members fit into half of the free memory; at least 1."""
+    """How many members fit into half of the free memory; at least 1. Nothing of the model is changed.
+
+    Raises:
+        Unstackable: a model that cannot judge the rows.
+    """
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     rows = x.numel() * x.element_size()
     shown = 0
@@ -92,17 +96,19 @@ def fitting(model: nn.Module, x: Tensor) -> int:
             shown += out.numel() * out.element_size()
 
     hooks = [m.register_forward_hook(see) for m in model.modules() if not list(m.children())]
+    modes = [(m, m.training) for m in model.modules()]
     try:
-        with torch.no_grad():
-            modes = [(m, m.training) for m in model.modules()]
+        with torch.no_grad(), undisturbed(x.device):
             model.eval()
-            model(x[:1])
-            for m, was in modes:
-                m.training = was
+            model(x)
+    except Exception as error:  # the user's forward may raise whatever it likes
+        raise Unstackable(f"the model cannot be run on a mini-batch ({first_line(error)})") from error
     finally:
         for hook in hooks:
             hook.remove()
-    return max(1, int(_SHARE * free_memory(x.device) / max(1, 7 * weights + 3 * shown * len(x) + 2 * rows)))
+        for m, was in modes:
+            m.training = was
+    return max(1, int(_SHARE * free_memory(x.device) / max(1, 7 * weights + 3 * shown + 2 * rows)))
 
 
 def free_memory(device: torch.device) -> int:
@@ -181,9 +187,9 @@ def _key(model: nn.Module, x: Tensor, loss: "Loss") -> str:
 def _read() -> dict[str, int]:
     try:
         found = json.loads((folder() / "blocks.json").read_text())
-        return {str(k): int(v) for k, v in found.items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return {}
+    return {k: v for k, v in found.items() if type(v) is int and v >= 1} if isinstance(found, dict) else {}
 
 
 def _write(held: dict[str, int]) -> None:
@@ -206,7 +212,7 @@ def step_seconds(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", sett
 def _time_alone(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss") -> float:
     copied = copy.deepcopy(model).train()
     took = []
-    with torch.random.fork_rng(devices=[]):
+    with undisturbed(x.device):
         for _ in range(4):
             start = time.perf_counter()
             raw = copied(x)

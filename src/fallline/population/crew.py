@@ -9,7 +9,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ from fallline.optim import schedules
 from fallline.population.layers import Layers
 from fallline.population.member import Job, Result
 from fallline.population.seat import Seat
-from fallline.population.squad import Metrics, Rows, Squad
+from fallline.population.squad import Metrics, Rows, Squad, Stopped
+from fallline.population.turns import Turns
 from fallline.record import Writer
 from fallline.training.checks import batch_rows, check_patience, device_of
 from fallline.training.goal import Goal
@@ -36,11 +37,8 @@ if TYPE_CHECKING:
     from fallline.data import Data
 
 
+_PATIENCE = 0.2  # seconds between two questions whether to stop
 EachEpoch = Callable[[Sequence[tuple[str, int, dict[str, float]]]], Collection[str]]  # (run, epoch, validation metrics) -> runs that leave
-
-
-class Stopped(Exception):
-    """The user asked to stop; the members of this block are lost."""
 
 
 class Crew:
@@ -52,7 +50,7 @@ class Crew:
         data: rows.
         goal: loss and target form; its loss has no parameters and looks at each example alone.
         writer: the record.
-        stop: asked after every block of steps; True raises `Stopped`.
+        stop: asked after every block of steps, and a few times a second where that takes longer; True raises `Stopped`.
         tick: told after every block of steps how many member-steps were made, and the middle of the last losses.
         keep_models: whether results carry the trained models.
         each_epoch: told after each epoch what every member measured; the runs that it names leave with status "stopped".
@@ -77,7 +75,7 @@ class Crew:
         squad: int = 0,
     ) -> None:
         settings = jobs[0].settings
-        self.each_epoch = each_epoch
+        self.each_epoch, self.leaving, self.in_turn, self._asked = each_epoch, False, True, time.perf_counter()
         self.data, self.goal, self.writer, self.stop, self.tick, self.keep_models = data, goal, writer, stop, tick, keep_models
         self.device = device_of(settings.device)
         goal.loss.to(self.device)
@@ -101,7 +99,9 @@ class Crew:
             for first, end in pairwise(cuts):
                 mine = seats[first:end]
                 self.squads.append(Squad(mine, [models[seat.place] for seat in mine], self.rows))
-        if any(isinstance(squad.passes, Layers) for squad in self.squads):  # to the bit as alone: with as many threads, one after another
+        if any(
+            isinstance(squad.passes, Layers | Turns) for squad in self.squads
+        ):  # to the bit as alone: with as many threads, one after another
             self.workers = 1
         train = judged_rows(data.train)
         self.splits = {
@@ -141,9 +141,23 @@ class Crew:
 
     def _all(self, name: str, *arguments: Any) -> list[Any]:
         """A method of every squad, side by side."""
-        if self.workers == 1 or len(self.squads) == 1:
+        self.in_turn = self.workers == 1 or len(self.squads) == 1
+        if self.in_turn:
             return [getattr(squad, name)(*arguments) for squad in self.squads]
-        return [made.result() for made in [self.pool.submit(getattr(squad, name), *arguments) for squad in self.squads]]
+        made = [self.pool.submit(getattr(squad, name), *arguments) for squad in self.squads]
+        while wait(made, _PATIENCE).not_done:
+            self.leaving = self.leaving or self.stop()  # the squads look at it
+        return [each.result() for each in made]
+
+    def _ask(self) -> None:
+        """Called by every squad after each step."""
+        if self.leaving:
+            raise Stopped
+        now = time.perf_counter()
+        if self.in_turn and now - self._asked > _PATIENCE:
+            self._asked = now
+            if self.stop():
+                raise Stopped
 
     def _members(self, name: str, *arguments: Any) -> list[Any]:
         """A method of every squad that gives a list by members, joined."""
@@ -170,7 +184,7 @@ class Crew:
         block = block_of(self.rows.x, self.rows.batch)
         for first in range(0, self.steps, block):
             end = min(first + block, self.steps)
-            self._all("run", first, end)
+            self._all("run", first, end, self._ask)
             count = len(self.seats)
             if any(self._all("check", first, end, epoch)):
                 self._share()
@@ -179,7 +193,8 @@ class Crew:
                     return
             last = torch.cat([squad.losses[:, end - 1] for squad in self.squads])
             self.tick((end - first) * count, float(last.median()))
-            if self.stop():
+            self._asked = time.perf_counter()
+            if self.leaving or self.stop():
                 raise Stopped
         self._close()
 

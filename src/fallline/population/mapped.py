@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fallline.population.cost import cost
-from fallline.population.noise import Call, Noise, using
+from fallline.population.noise import Call, Noise, Unstackable, Using
 from fallline.population.probe import probe
 from fallline.population.stack import Stack
 
@@ -36,9 +36,12 @@ class Mapped:
         self.judging = torch.func.vmap(self._forward, in_dims=(0, 0, None, 0), randomness="error")
 
     def _forward(self, learnt: dict[str, Tensor], rest: dict[str, Tensor], x: Tensor, noise: list[Tensor]) -> Tensor:
-        with using(noise):
+        with Using(noise) as pieces:
             every = {name: tensor for first, tensor in {**learnt, **rest}.items() for name in self.names[first]}
-            return torch.func.functional_call(self.stack.template, every, (x,), tie_weights=False)
+            out = torch.func.functional_call(self.stack.template, every, (x,), tie_weights=False)
+        if pieces.left():
+            raise Unstackable("dropout is called less often in one step than in another")
+        return out
 
     def step(self, x: Tensor, target: Tensor, loss: "Loss") -> tuple[Tensor, Tensor]:
         """See `Pass`."""

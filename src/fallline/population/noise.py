@@ -151,18 +151,23 @@ def _training(func: Any, args: Any, kwargs: Any) -> bool:
     return bool(kwargs.get(key, args[place] if len(args) > place else usual))
 
 
-def using(noise: Sequence[Tensor]) -> Dropouts:
+class Using(Dropouts):
     """A mode in which each call of dropout multiplies by the next piece of `noise`."""
-    pieces = iter(noise)
 
-    def answer(x: Tensor, p: float, maps: bool) -> Tensor:
+    def __init__(self, noise: Sequence[Tensor]) -> None:
+        super().__init__(self._next)
+        self.noise, self.used = noise, 0
+
+    def left(self) -> bool:
+        """Whether fewer calls came than there are pieces."""
+        return self.used < len(self.noise)
+
+    def _next(self, x: Tensor, p: float, maps: bool) -> Tensor:
         del x, p, maps
-        piece = next(pieces, None)
-        if piece is None:
+        if not self.left():
             raise Unstackable("dropout is called more often in one step than in another")
-        return piece
-
-    return Dropouts(answer)
+        self.used += 1
+        return self.noise[self.used - 1]
 
 
 def drawing(noise: Noise, member: int) -> Dropouts:

@@ -2,9 +2,10 @@
 
     Dense     a plain stack of linear layers and activations: batched matrix products, without autograd
     Layers    members in turn, bit for bit as alone: convolutions, batch norms, and whatever else rounding decides
+    Turns     a plain stack in turn, bit for bit as alone, for a rule that magnifies rounding
     Mapped    any other module: `torch.func.vmap` of its forward, autograd behind it
 
-All set `stack.grads`. `Dense` and `Mapped` agree with each member alone to rounding, `Layers` exactly.
+All set `stack.grads`. `Dense` and `Mapped` agree with each member alone to rounding, `Layers` and `Turns` exactly.
 """
 
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +19,7 @@ from fallline.population.mapped import Mapped
 from fallline.population.noise import Call, Noise, Unstackable, first_line
 from fallline.population.probe import probe, refuse_hooks, undisturbed
 from fallline.population.stack import Stack
+from fallline.population.turns import Turns
 from fallline.training.dense import plain_layers
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class Pass(Protocol):
         ...
 
 
-def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss", *, short: int = 0) -> Pass:
+def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss", *, short: int = 0, bits: str = "") -> Pass:
     """The fastest pass that gives what each member alone would give.
 
     The stack's numbers stay as they are; a parameter that the outputs do not need becomes one of its fixed ones, as no optimizer moves it.
@@ -52,13 +54,17 @@ def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss
         target: of these rows, as the loss reads it.
         loss: what is minimised.
         short: rows of a last mini-batch that has fewer.
+        bits: why only the very bits of the run alone are near enough, where that is so.
 
     Raises:
         Unstackable: the model cannot be run for several members at once; the reason says what stands in the way, and nothing was changed.
     """
     layers = plain_layers(stack.template, x) if stack.free else None
+    here = x.device.type == "cpu"  # elsewhere many launches of small kernels cost more than the bits are worth
+    if bits and not here:
+        raise Unstackable(bits)
     if layers is not None:
-        return Dense(stack, layers, noise)
+        return Turns(stack, noise, x) if bits else Dense(stack, layers, noise)
     refuse_hooks(stack.template)
     if not stack.free:
         raise Unstackable("a parameter has hooks, which would see all members")
@@ -68,8 +74,8 @@ def make_pass(stack: Stack, x: Tensor, noise: Noise, target: Tensor, loss: "Loss
     calls = {len(x): found.calls}
     if short:
         calls[short] = probe(stack.template, x[:short]).calls
-    here = x.device.type == "cpu"  # elsewhere many launches of small kernels cost more than the bits are worth
-    exact = here and found.exact
+    exact = here and (found.exact or bool(bits))
+    stack.widest = max(stack.widest, found.widest)
     if not exact:
         noisy = [_try(stack, x[:rows], noise, target[:rows], loss, calls, found.used) for rows in calls]
         exact = here and any(noisy)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fallline.population.attributes import differing
 from fallline.population.noise import Call, Dropouts, Unstackable, first_line
 from fallline.training.dense import HOOKS
 
@@ -42,11 +43,13 @@ class Found:
         calls: of dropout, in their order.
         used: names of the parameters that the output needs.
         exact: whether only the very same bits are near enough; see `parts`.
+        widest: numbers for one row in the largest tensor that its functions gave.
     """
 
     calls: list[Call]
     used: set[str]
     exact: bool
+    widest: int
 
 
 def probe(model: nn.Module, x: Tensor) -> Found:
@@ -55,13 +58,12 @@ def probe(model: nn.Module, x: Tensor) -> Found:
     Raises:
         Unstackable: the model draws random numbers in its own way, keeps something of its own from call to call, or gives no tensor.
     """
-    model = copy.deepcopy(model).train()
-    before = _attributes(model)
+    given, model = model, copy.deepcopy(model).train()
     calls: list[Call] = []
     functions: set[Any] = set()
     with undisturbed(x.device), _still(x.device):
         try:
-            with torch.enable_grad(), _Watching(calls, functions):
+            with torch.enable_grad(), _Watching(calls, functions) as watching:
                 raw = model(x)
             if not isinstance(raw, Tensor):
                 raise Unstackable(f"the model returns a {type(raw).__name__}, not a tensor")
@@ -71,11 +73,11 @@ def probe(model: nn.Module, x: Tensor) -> Found:
                 model.eval()(x)
         except (RuntimeError, ValueError, TypeError, NotImplementedError, IndexError) as error:
             raise Unstackable(f"the model cannot be run on a mini-batch ({first_line(error)})") from error
-    for name, kept in _attributes(model).items():
-        if name not in before or before[name] is not kept:
-            raise Unstackable(f"its forward keeps something of its own from call to call ('{name}')")
+    name = differing(given, model)
+    if name is not None:
+        raise Unstackable(f"its forward keeps something of its own from call to call ('{name}')")
     used = {n for n, g in zip(learnt, grads, strict=True) if g is not None}
-    return Found(calls, used, bool(functions & _ROUNDED))
+    return Found(calls, used, bool(functions & _ROUNDED), -(-watching.most // max(1, len(x))))
 
 
 class _Watching(Dropouts):
@@ -83,11 +85,14 @@ class _Watching(Dropouts):
 
     def __init__(self, calls: list[Call], functions: set[Any]) -> None:
         super().__init__(lambda x, p, maps: calls.append(Call.of(x, p, maps)))
-        self.functions = functions
+        self.functions, self.most = functions, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.functions.add(func)
-        return super().__torch_function__(func, types, args, kwargs)
+        out = super().__torch_function__(func, types, args, kwargs)
+        if isinstance(out, Tensor):
+            self.most = max(self.most, out.numel())
+        return out
 
 
 def refuse_hooks(model: nn.Module) -> None:
@@ -127,16 +132,3 @@ def _states(device: torch.device) -> tuple[object, ...]:
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     own = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
     return torch.get_rng_state().numpy().tobytes(), own, random.getstate(), kind, np.asarray(keys).tobytes(), *rest
-
-
-def _attributes(model: nn.Module) -> dict[str, object]:
-    """What modules hold besides parameters, buffers and modules, without what is private to torch."""
-    return {
-        f"{path}.{key}".lstrip("."): value
-        for path, module in model.named_modules()
-        for key, value in vars(module).items()
-        if key != "training" and key not in _TORCHS
-    }
-
-
-_TORCHS = {*vars(nn.Module()), "_flat_weights"}

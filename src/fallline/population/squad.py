@@ -5,7 +5,7 @@ other inside an operation. A member's numbers depend on its squad, never on the 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,14 +15,18 @@ from torch import Tensor, nn
 
 from fallline._core.seeds import stream
 from fallline.data import Augment
-from fallline.population.noise import Noise
+from fallline.population.layers import Layers
+from fallline.population.noise import Noise, Unstackable
 from fallline.population.passes import make_pass
 from fallline.population.seat import Seat
 from fallline.population.stack import Stack
-from fallline.population.steppers import Steppers
+from fallline.population.steppers import Steppers, magnified
+from fallline.population.turns import Turns
+from fallline.training.evaluate import rows_at_once
 from fallline.training.goal import Goal
 from fallline.training.metrics import Tally, compute_each
 from fallline.training.session import AUC_ROWS, EXPLODED, KEPT_OUTPUTS, SMALL
+from fallline.training.state import loss_dtype
 
 if TYPE_CHECKING:
     from fallline.data import Split
@@ -66,6 +70,10 @@ class Rows:
         return len(self.x) % self.batch
 
 
+class Stopped(Exception):
+    """The user asked to stop; the members of this block are lost."""
+
+
 class Squad:
     """Members in lock-step.
 
@@ -83,9 +91,16 @@ class Squad:
         self.stack = Stack(models, self.device)
         self.noise = Noise([stream(seat.settings.seed, "training") for seat in seats], self.device)
         batch = slice(rows.batch)
-        self.passes = make_pass(self.stack, rows.x[batch], self.noise, rows.target[batch], rows.goal.loss, short=rows.short)
+        learnt = [n for n, v in self.stack.values.items() if v.ndim > 2] if rows.l1 > 0 or rows.l2 > 0 else []
+        bits = next((words for seat in seats if (words := magnified(seat.settings))), "")
+        if bits and learnt:  # the penalty's gradient is added to the loss's own in another way than by autograd
+            raise Unstackable(bits)
+        self.passes = make_pass(self.stack, rows.x[batch], self.noise, rows.target[batch], rows.goal.loss, short=rows.short, bits=bits)
+        unused = next((n for n in learnt if n not in self.stack.values), None)
+        if unused is not None:
+            raise Unstackable(f"'{unused}' is shrunk by the penalty, but the outputs do not need it")
         self.steppers = Steppers(self.stack, [s.settings for s in seats], [s.rate for s in seats], [s.alike for s in seats])
-        self.penal = [n for n, v in self.stack.values.items() if v.ndim > 2] if rows.l1 > 0 or rows.l2 > 0 else []
+        self.penal = learnt
         self.best: dict[str, Tensor] = {}
         self.step = 0
         self.spots, self.losses = torch.empty((len(seats), 0), dtype=torch.long), torch.empty((len(seats), 0))
@@ -98,12 +113,12 @@ class Squad:
         """Begin an epoch with the order of rows of each seed."""
         rows, members = self.rows, len(self.seats)
         self.spots = torch.stack([orders[seat.settings.seed] for seat in self.seats]).to(self.device)
-        self.losses = torch.full((members, rows.steps), math.nan, dtype=rows.x.dtype, device=self.device)
+        self.losses = torch.full((members, rows.steps), math.nan, dtype=loss_dtype(self.device), device=self.device)
         self.kept = min(len(rows.x), KEPT_OUTPUTS // rows.goal.outputs)
         self.tally = Tally(rows.goal, members, self.kept, AUC_ROWS)
 
-    def run(self, first: int, end: int) -> None:
-        """Steps first .. end - 1 of the epoch."""
+    def run(self, first: int, end: int, ask: Callable[[], None] = lambda: None) -> None:
+        """Steps first .. end - 1 of the epoch; `ask` is called after each, and may raise `Stopped`."""
         rows, members = self.rows, len(self.seats)
         a_step = members * rows.batch * rows.x[:1].numel() * rows.x.element_size()
         at_once = max(1, _GATHER_BYTES // max(1, a_step))
@@ -115,6 +130,7 @@ class Squad:
             chosen = self.spots[:, at * rows.batch : to * rows.batch].view(members, to - at, rows.batch).transpose(0, 1).reshape(-1)
             for k, (x, target) in enumerate(zip(*self._gather(chosen, to - at, rows.batch), strict=True)):
                 seen.append(self._one(at + k, x, target))
+                ask()
         if whole < end:
             chosen = self.spots[:, whole * rows.batch :]
             even = -(-rows.short // _EVEN) * _EVEN  # every member's rows begin where rows of its own would: products may round by that
@@ -161,7 +177,7 @@ class Squad:
 
     def check(self, first: int, end: int, epoch: int) -> bool:
         """Give members their status whose loss is lost: not finite, or ten thousand times the first; whether there are any."""
-        part = self.losses[:, first:end].double()
+        part = self.losses[:, first:end]
         found = False
         for i, (seat, mean) in enumerate(zip(self.seats, part.mean(1).cpu().tolist(), strict=True)):
             if math.isnan(seat.start):
@@ -200,7 +216,7 @@ class Squad:
             self._keep(better)
             if test is not None and any(seat.epoch in seat.job.marks for seat in self.seats):
                 for seat, judged in zip(self.seats, self.judge(test, test_target), strict=True):
-                    if seat.epoch in seat.job.marks:
+                    if seat.epoch in seat.job.marks and not seat.status:
                         seat.marks[seat.epoch] = judged
         return found
 
@@ -229,8 +245,9 @@ class Squad:
 
     def _outputs(self, x: Tensor) -> Tensor:
         widths = (v.shape[1] if v.ndim > 1 else 1 for v in self.stack.values.values())
-        widest = max([x[:1].numel(), self.rows.goal.outputs, *widths])
-        rows = max(1, min(len(x), _ELEMENTS // (widest * len(self.seats))))
+        widest = max([x[:1].numel(), self.rows.goal.outputs, self.stack.widest, *widths])
+        members = 1 if isinstance(self.passes, Layers | Turns) else len(self.seats)
+        rows = max(1, min(rows_at_once(x), _ELEMENTS // (widest * members)))
         return torch.cat([self.passes.outputs(part.to(self.device)) for part in x.split(rows)], 1)
 
     # --- leaving ----------------------------------------------------------------------------------------------------------------------

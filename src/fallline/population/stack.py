@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fallline._core.errors import FalllineError
+from fallline.population.attributes import differing
 from fallline.population.noise import Unstackable, first_line
 
 
@@ -24,7 +25,7 @@ class Stack:
 
     Raises:
         FalllineError: models whose parameters or buffers differ in name, shape or dtype.
-        Unstackable: a model that cannot be copied.
+        Unstackable: a model that cannot be copied, or one that holds something else than the others besides its weights.
 
     >>> stack = Stack([nn.Linear(3, 2), nn.Linear(3, 2)])
     >>> stack.values["weight"].shape, len(stack)
@@ -41,6 +42,10 @@ class Stack:
                     f"members of a population have models of one shape, but '{name}' is {here.get(name, 'absent')} in member {place} "
                     f"and {first.get(name, 'absent')} in member 0."
                 )
+        for model in models:
+            name = differing(models[0], model)
+            if name is not None:
+                raise Unstackable(f"its members hold different '{name}'")
         try:
             self.template = copy.deepcopy(models[0]).to(device)
         except Exception as error:  # a copy asks whatever the module holds
@@ -53,6 +58,7 @@ class Stack:
         self.fixed = {n: _stacked([each[n] for each in named], device) for n, p in named[0].items() if not p.requires_grad}
         self.buffers = {n: _stacked([each[n] for each in held], device) for n in held[0]}
         self.grads: dict[str, Tensor] = {n: torch.zeros_like(v) for n, v in self.values.items()}
+        self.widest = 0  # numbers for one row in the largest activation, once a pass has looked
         self.free = not any(_watched(p) for model in {id(m): m for m in models}.values() for p in model.parameters())
 
     def __len__(self) -> int:
@@ -92,13 +98,13 @@ class Stack:
         return before
 
     def module(self, member: int, state: dict[str, Tensor] | None = None) -> nn.Module:
-        """The model of one member, as a module of its own; from stacked `state` where that is given."""
+        """The model of one member, as a module of its own in training mode; from stacked `state` where that is given."""
         model = copy.deepcopy(self.template)
         held = self.everything if state is None else state
         with torch.no_grad():
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
                 tensor.copy_(held[name][member])
-        return model
+        return model.train()
 
 
 def _watched(p: Tensor) -> bool:

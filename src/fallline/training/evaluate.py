@@ -19,7 +19,7 @@ _ELEMENTS = 1 << 24
 
 def outputs(model: nn.Module, x: Tensor, *, rows: int = _ROWS) -> Tensor:
     """The model's outputs (N, outputs) or (N,) for x (N, ...), in evaluation mode and in blocks; the mode is put back."""
-    rows = max(1, min(rows, _ELEMENTS // max(1, x[:1].numel())))
+    rows = min(rows, rows_at_once(x))
     modes = [(module, module.training) for module in model.modules()]
     device = next((p.device for p in model.parameters()), x.device)
     model.eval()
@@ -30,6 +30,11 @@ def outputs(model: nn.Module, x: Tensor, *, rows: int = _ROWS) -> Tensor:
         for module, training in modes:
             module.training = training
     return torch.cat(blocks) if blocks else x.new_zeros((0,))
+
+
+def rows_at_once(x: Tensor) -> int:
+    """Rows of x (N, ...) that are judged together, at most."""
+    return max(1, min(_ROWS, _ELEMENTS // max(1, x[:1].numel())))
 
 
 def evaluate(model: nn.Module, split: "Split", goal: Goal, target: Tensor | None = None) -> dict[str, float]:

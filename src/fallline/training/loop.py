@@ -35,7 +35,7 @@ class Outcome:
     """How a run ended.
 
     Args:
-        status: "finished", "interrupted" or "diverged".
+        status: "finished", "stopped", "interrupted" or "diverged".
         epochs_done: whole epochs.
         steps: optimizer steps.
         best_epoch: the epoch (1 is the first) whose weights the model now has; 0 where there is none.
@@ -73,6 +73,7 @@ def train(
     run: str = "",
     test: bool = True,
     each_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    leave: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Train `model` in place on `data.train`, judge it on `data.validation` each epoch, and on `data.test` once at the end.
 
@@ -93,6 +94,7 @@ def train(
         run: the name under which a study records this run.
         test: judge on the test rows at the end.
         each_epoch: called after each epoch with its number (1 is the first) and what it measured, as {"validation/loss": 0.3, ...}.
+        leave: asked after each epoch; True ends training there, with status "stopped" where epochs are left.
 
     Returns:
         How it ended; a diverged run is an outcome, not an error.
@@ -111,7 +113,7 @@ def train(
                 torch.cuda.manual_seed(stream(settings.seed, "training"))
         goal = goal or aim(data, settings, loss)
         session = Session(model, data, settings, goal, writer=writer, folder=place, run=run, stop=stop)
-        session.each_epoch = each_epoch
+        session.each_epoch, session.leave = each_epoch, leave
         status, message = _work(session, resume, progress)
     left = session.state
     if left.best and (settings.keep == "best" or status == "diverged"):
@@ -151,6 +153,8 @@ def _work(session: Session, resume: bool, progress: bool) -> tuple[str, str]:
         return "diverged", str(why)
     if session.patience.over and state.epoch < session.settings.epochs:
         return "finished", f"stopped after epoch {state.epoch}: no better validation loss for {session.patience.waited} epochs."
+    if session.left and state.epoch < session.settings.epochs:
+        return "stopped", f"stopped after epoch {state.epoch}, as was asked."
     return "finished", ""
 
 

@@ -20,6 +20,7 @@ from fallline.training.goal import Goal
 
 CLASSIFICATION = ("accuracy", "precision", "recall", "f1", "roc_auc")
 REGRESSION = ("r2", "mae", "rmse")
+_NARROW = frozenset({torch.float16, torch.bfloat16})
 _SOFTMAX = frozenset({"logits", "scores", "logit_or_logits"})
 _ELEMENTS = 1 << 22  # outputs that are looked at together
 
@@ -101,6 +102,7 @@ class Tally:
     def add(self, raw: Tensor, y: Tensor) -> None:
         """The next rows: outputs (R, N, outputs) or (R, N), and targets (R, N)."""
         raw, y = raw.detach().cpu(), y.cpu()
+        raw = raw.float() if raw.dtype in _NARROW else raw
         raw = raw if raw.ndim == 3 else raw.unsqueeze(-1)
         if not bool(torch.isfinite(raw.sum())):  # a finite sum has finite terms
             fine = torch.isfinite(raw).flatten(1).all(1)

@@ -84,6 +84,8 @@ class Session:
         self.data = data
         self.stop = stop or (lambda: False)
         self.each_epoch: Callable[[int, dict[str, float]], None] | None = None
+        self.leave: Callable[[], bool] | None = None
+        self.left = False  # whether `leave` said so
         self.last: dict[str, float] = {}
         self.device = device_of(settings.device)
         self.model = model.to(self.device)
@@ -115,7 +117,7 @@ class Session:
         self._room = self.x.new_empty((room, *self.x.shape[1:])), self.target.new_empty((room, *self.target.shape[1:]))
         width = goal.outputs
         self.kept = 0 if goal.learns else min(self.rows, KEPT_OUTPUTS // width)
-        self.tally = Tally.empty(self.steps, self.kept, width, self.device)
+        self.tally = Tally.empty(self.steps, self.kept, width, self.x.dtype, self.device)
         self.tracker = tracker(settings.track, folder)
         self._began = self._saved = time.monotonic()
         self._before = 0.0
@@ -242,11 +244,11 @@ class Session:
         bad = ~torch.isfinite(losses)
         where = int(bad.nonzero()[0]) if bool(bad.any()) else int(losses.argmax())
         step = self.state.step - (end - first) + where + 1
-        self._diverged(step, float(losses[where]))
+        self._diverged(step, self.state.epoch + 1, float(losses[where]))
 
-    def _diverged(self, step: int, value: float) -> None:
+    def _diverged(self, step: int, epoch: int, value: float) -> None:
         raise Diverged(
-            f"training diverged at step {step} (epoch {self.state.epoch + 1}): the loss became {value:.4g}, it began at "
+            f"training diverged at step {step} (epoch {epoch}): the loss became {value:.4g}, it began at "
             f"{self.state.start:.4g}; try a learning rate of {self.lr / 10:.2g} (it was {self.lr:.2g}), or clip_norm=1."
         )
 
@@ -282,11 +284,12 @@ class Session:
             self._learn(step=step, epoch=epoch)
             judged = self._validate(step=step, epoch=epoch) if len(self.held_x) else loss
             if not math.isfinite(judged):
-                self._diverged(step, judged)
+                self._diverged(step, state.epoch, judged)
             if self.patience.better(judged):
                 state.best = {name: t.detach().clone() for name, t in trained.state(self.model, self.goal.loss).items()}
             if self.each_epoch is not None:
                 self.each_epoch(state.epoch, dict(self.last))
+            self.left = self.leave is not None and self.leave()
         if isinstance(self.schedule, schedules.Plateau):
             self.schedule.update(judged)
         tally.losses.fill_(math.nan)
@@ -297,7 +300,7 @@ class Session:
     @property
     def over(self) -> bool:
         """Whether there is no epoch left to do."""
-        return self.state.epoch >= self.settings.epochs or self.patience.over
+        return self.state.epoch >= self.settings.epochs or self.patience.over or self.left
 
     def _learn(self, *, step: int, epoch: float, record: bool = True) -> None:
         """Learn how the outputs are to be read, where that is needed; the rows that this looks at give the training metrics."""

@@ -43,13 +43,18 @@ class Tally:
     norms: Tensor
 
     @classmethod
-    def empty(cls, steps: int, rows: int, width: int, device: torch.device) -> "Tally":
-        """Nothing measured yet: NaN."""
+    def empty(cls, steps: int, rows: int, width: int, dtype: torch.dtype, device: torch.device) -> "Tally":
+        """Nothing measured yet: NaN. Outputs are kept in double precision where the inputs are of that."""
         return cls(
-            torch.full((steps,), math.nan, device=device),
-            torch.empty((rows, width), device=device),
+            torch.full((steps,), math.nan, dtype=loss_dtype(device), device=device),
+            torch.empty((rows, width), dtype=dtype if dtype is torch.float64 else torch.float32, device=device),
             torch.full((steps,), math.nan, device=device),
         )
+
+
+def loss_dtype(device: torch.device) -> torch.dtype:
+    """In which the losses of an epoch are kept: double precision, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

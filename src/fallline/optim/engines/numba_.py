@@ -286,6 +286,18 @@ def kernel_of(rule: Any, flags: Any, before: Any, dtype: torch.dtype, threads: i
     )
 
 
+def kind_of(dtype: torch.dtype) -> str:
+    """The kind of number that a dtype is made of; empty where a kernel cannot read it on this machine."""
+    return _kind(dtype)
+
+
+def squares_of(dtype: torch.dtype, threads: int, double: bool) -> Callable[..., None]:
+    """The compiled sum of squares of each chunk of gradients, in double precision or in their own: `(chunks, pointers, out)`."""
+    if threads > 1:
+        use_threads(threads)
+    return _squares(_kind(dtype), threads > 1, double)
+
+
 def _apart(params: list[Tensor]) -> bool:
     """Whether no two parameters share memory.
 
