@@ -9,15 +9,15 @@ import copy
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fallline._core.errors import FalllineError, refuse
 from fallline._core.number import Number
 from fallline.optim.schedules import epochs_named
 from fallline.population import Block, Job, Population
-from fallline.population.blocks import MOST
 from fallline.record import Writer
-from fallline.study.plan import Cell, Plan
+from fallline.study.plan import GROW, Cell, Plan
 from fallline.training import aim
 from fallline.training.checks import batch_rows
 
@@ -67,32 +67,48 @@ class Clock:
 
 
 def seconds_an_epoch(population: Population, plan: Plan, loss: "Loss | None") -> float:
-    """About how long one epoch of every training of the study takes together, judging and recording included: a block is tried."""
+    """About how long one epoch of every training of the study takes together, judging and recording included.
+
+    A block and a lone member of every shape are tried; what lies between them is taken to lie on a line. The trainings of a study come in
+    rounds (the first rates, up to three beyond an edge, two times two beside the best, the members that are compared).
+    """
     data, total = population.data, 0.0
     assert plan.budget is not None
     shapes = _by_shape(plan)
     for cells in shapes.values():
         settings = [plan.settings_of(cell, 1e-4, seed) for seed in plan.seeds for cell in cells]
-        block = population.blocks([Job(f"{i}", each) for i, each in enumerate(settings)])[0]
-        block.jobs[MOST:] = []
+        jobs = [Job(f"{i}", each) for i, each in enumerate(settings)]
+        block = population.blocks(jobs)[0]
+        limit = max(_TRIAL, TRIED * plan.budget / len(shapes) / 2)
         _step_seconds(population, block, 0.0)  # compiles what has to be
-        each = _step_seconds(population, block, max(_TRIAL, TRIED * plan.budget / len(shapes)))
-        trainings = sum(plan.trials(cell.optimizer) + len(plan.seeds) for cell in cells)
-        total += trainings * math.ceil(len(data.train) / batch_rows(settings[0], len(data.train))) * each
+        most, whole = len(block.jobs), _step_seconds(population, block, limit)
+        lone = whole if most == 1 else _step_seconds(population, population.blocks(jobs[:1])[0], limit)
+        slope = (whole - lone) / max(most - 1, 1)
+        steps = math.ceil(len(data.train) / batch_rows(settings[0], len(data.train)))
+        for members in _rounds(plan, cells):
+            blocks, rest = divmod(members, most)
+            total += steps * (blocks * whole + (lone + (rest - 1) * slope if rest else 0.0))
     return total
 
 
+def _rounds(plan: Plan, cells: Sequence[Cell]) -> list[int]:
+    """Trainings of each round of the study, of these cells."""
+    first = [len(plan.rates[cell.optimizer]) for cell in cells if plan.trials(cell.optimizer)]
+    beside = [2 for cell in cells if plan.auto[cell.optimizer]]
+    beyond = [1] * GROW if first else []
+    return [n for n in (sum(first), *beyond, sum(beside), sum(beside), len(cells) * len(plan.seeds)) if n]
+
+
 def _step_seconds(population: Population, block: Block, limit: float) -> float:
-    """Seconds that a step of a member takes, measured for so many seconds, and for one block of steps at least."""
-    made, began = 0, time.perf_counter()
-    took = 0.0
+    """Seconds that a step of all members of a block takes, measured for so many seconds, and for one block of steps at least."""
+    made, took, began = 0, 0.0, time.perf_counter()
 
     def tick(steps: int, value: float) -> None:
         nonlocal made, took
         made, took = made + steps, time.perf_counter() - began
 
     population.run(block, Writer(None, kind="study"), stop=lambda: took > limit, tick=tick)
-    return (time.perf_counter() - began if took <= limit else took) / max(made, 1)
+    return took * len(block.jobs) / max(made, 1)
 
 
 def fitted(population: Population, plan: Plan, loss: "Loss | None") -> Plan:
