@@ -636,7 +636,7 @@ MANY = SimpleNamespace(validation=SimpleNamespace(y=np.arange(10_000) % 2), test
 def test_by_how_much_a_search_flatters_is_said() -> None:
     plan = plan_of()
     row = {"searched": 0.95, "mean": 0.93}
-    assert "flattered them by 2.0 points" in flattered(plan, [row])
+    assert "flattered it by 2.0 points:" in flattered(plan, [row])
     assert "had not flattered" in flattered(plan, [{"searched": 0.9, "mean": 0.93}])
     assert flattered(plan, [{"searched": 0.9, "mean": None}]) == ""
     assert headline(plan, ranked(plan, [], [], MANY)) == "no trial was finished, so there is nothing to recommend"
