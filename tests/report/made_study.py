@@ -66,7 +66,7 @@ def wide_record(
         **verdict(table, "accuracy")._asdict(),
         notes=[
             f"every cell had {len(RATES)} trainings to find its learning rate, all with seed {seeds}, which is not compared",
-            f"{len(table) * (seeds + len(RATES))} trainings were run as populations of up to 64 members",
+            f"{len(table) * (seeds + len(RATES))} trainings were run, up to 64 of them together in one program",
             "12 trainings were run one by one: the layer BatchNorm1d keeps running sums in place",
         ],
     )

@@ -86,7 +86,7 @@ def test_how_it_was_run_says_budget_seeds_blocks_and_who_chooses(wide: record.Re
     assert "Every cell had 7 trainings to find its learning rate" in said
     assert "120 members that are compared" in said
     assert "The search used seed 5, which is not compared" in said
-    assert "populations of up to 64 members" in said
+    assert "up to 64 of them together" in said
     assert "12 trainings were run one by one: the layer BatchNorm1d" in said
     assert "Test rows were looked at once and only report." in said
     assert merged(wide.info) == ["Batch size 32 was named more than once and is run once."]

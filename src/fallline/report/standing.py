@@ -134,7 +134,7 @@ def _cells(row: dict[str, Any], name: str, key: str, seeds: int, best: list[str]
     lost = f"of {int(n)}" if math.isfinite(n) else ""
     some = f"{int(missed)}{f' of {int(n)}' if math.isfinite(n) else ''} missed it" if math.isfinite(missed) and missed else ""
     passes = numbers([row.get("epochs_to_target")])[0]
-    some = ", ".join(filter(None, [f"{number(passes, 2)} epochs" if math.isfinite(passes) else "", some]))
+    some = ", ".join(filter(None, [f"{number(passes, 2)} epoch{'' if passes == 1 else 's'}" if math.isfinite(passes) else "", some]))
     reach = Cell(number(steps), f"{steps:g}", some) if math.isfinite(steps) else Cell("never" if some else "–", "", some)
     return [
         Cell(metric(key, mean, 2), _sort(mean), interval_text(key, low, high) if math.isfinite(low) else ""),

@@ -283,7 +283,7 @@ def _notes(plan: Plan, members: Sequence[Member], trials: Sequence[Member]) -> l
     every = [*members, *trials]
     blocks = sorted({m.block for m in every})
     if blocks and blocks[-1] > 1:
-        notes.append(f"{len(every)} trainings were run as populations of up to {blocks[-1]} members")
+        notes.append(f"{len(every)} trainings were run, up to {blocks[-1]} of them together in one program")
     for why in dict.fromkeys(m.alone for m in every if m.alone):
         notes.append(f"{sum(m.alone == why for m in every)} trainings were run one by one: {why}")
     return notes

@@ -81,7 +81,7 @@ def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned:
         "steps": [plain(s) for s in steps] if math.isfinite(target) else None,
         "ran": [m.steps for m in found],
         "steps_to_target": int(reached) if math.isfinite(reached) else None,
-        "epochs_to_target": reached * found[0].epochs / found[0].steps if math.isfinite(reached) and found[0].steps else None,
+        "epochs_to_target": int(reached) * found[0].epochs / found[0].steps if math.isfinite(reached) and found[0].steps else None,
         "missed": sum(not math.isfinite(s) for s in steps),
         "step": step,
         "every": _every(found, steps),

@@ -395,7 +395,7 @@ def _notes(plan: TablePlan, members: Sequence[TableMember], rows: int, beside: b
         )
     blocks = max((m.block for m in members), default=1)
     if blocks > 1:
-        notes.append(f"{len(members)} trainings were run as populations of up to {blocks} members")
+        notes.append(f"{len(members)} trainings were run, up to {blocks} of them together in one program")
     for why in dict.fromkeys(m.alone for m in members if m.alone):
         notes.append(f"{sum(m.alone == why for m in members)} trainings were run one by one: {why}")
     lost = [m for m in members if m.status == "diverged"]
