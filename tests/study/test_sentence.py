@@ -138,7 +138,7 @@ def test_an_order_of_many():
     assert said(SIXTEEN, *shown) == (
         "in this order, each beats all that follow: o0 and o1, then o2, o3 and 5 more (1.0 to 2.0 points behind), then the last 7 "
         "(1.0 to 2.0 points behind); o0 and o1 cannot be told apart at 5 seeds; o2, o3 and 5 more cannot be told apart at 5 seeds; "
-        "the other 7 cannot be told apart at 5 seeds"
+        "the last 7 cannot be told apart at 5 seeds"
     )
 
 
