@@ -24,6 +24,7 @@ def find_lr(
     seed: int = 0,
     device: str = "cpu",
     plot: str | Path | None = None,
+    quiet: bool = True,
     **settings: Any,
 ) -> LRResult:
     """The useful learning rates for this model, data, loss and optimizer, in a few hundred mini-batches.
@@ -40,6 +41,7 @@ def find_lr(
         seed: of the orders and of a fresh model.
         device: "cpu", "cuda", "auto".
         plot: draw the ramps, the trials and the three numbers into this file (.html, .png, .svg, .pdf).
+        quiet: taken as by the other studies; nothing is printed in any case.
         **settings: any other field of `fallline.training.Settings` (weight_decay, clip_norm, class_weight, ...).
 
     Returns:
@@ -77,10 +79,11 @@ def _look(
     if isinstance(optimizer, str) and (isinstance(loss, str) or hasattr(loss, "target_kind") or not _batches(data)):
         from fallline.api.fit import load_data
         from fallline.api.model import model_maker, with_width
-        from fallline.api.names import check_names, loss_name
+        from fallline.api.names import check_names, check_settings, loss_name
         from fallline.losses import own_loss
         from fallline.training import aim
 
+        check_settings("find_lr", settings, {"lr": "nothing in its place, as it is what is looked for"})
         chosen = Settings(
             loss=loss_name(loss),
             optimizer=optimizer,

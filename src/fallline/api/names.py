@@ -14,6 +14,17 @@ def loss_name(loss: object) -> str:
     return loss if isinstance(loss, str) else str(getattr(loss, "name", "")) or called(loss)
 
 
+_ELSEWHERE = {  # what others call it
+    **dict.fromkeys(("learning_rate", "eta", "step_size", "max_lr", "init_lr"), "lr"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_schedule"), "schedule"),
+    **dict.fromkeys(("num_epochs", "max_epochs", "n_epochs", "max_iter"), "epochs"),
+    **dict.fromkeys(("random_state", "random_seed"), "seed"),
+    **dict.fromkeys(("gradient_clip_val", "max_norm", "clip", "grad_clip"), "clip_norm"),
+    **dict.fromkeys(("criterion", "loss_fn", "loss_function"), "loss"),
+    **dict.fromkeys(("early_stopping", "n_iter_no_change"), "patience"),
+}
+
+
 def check_settings(command: str, given: Mapping[str, object], instead: Mapping[str, str]) -> None:
     """Refuse settings that there are not, and those that a command names otherwise.
 
@@ -30,7 +41,11 @@ def check_settings(command: str, given: Mapping[str, object], instead: Mapping[s
             raise FalllineError(f"{command} has no setting '{name}'; write {instead[name]}.")
         if name in ("task", "scale", "validation", "test"):
             raise FalllineError(f"{name} belongs to the data: {command} takes fallline.data.load(source, {name}=...).")
-        lookup(f"setting of {command}", name, dict.fromkeys(known))
+        if name in _ELSEWHERE and name not in known:
+            meant = _ELSEWHERE[name]
+            raise FalllineError(f"{command} has no setting '{name}'; did you mean {instead.get(meant, meant)}?")
+        if name not in known:
+            lookup(f"setting of {command}", name, dict.fromkeys([*known, *(words.partition("=")[0] for words in instead.values())]))
         if name == "class_weight":
             text = value is None or isinstance(value, str)
             must(text, "class_weight is a text", f"a {type(value).__name__}", "'balanced' or 'cat:2,dog:1' is an example", where=command)

@@ -164,6 +164,8 @@ def table(
     if resume is not None:
         own = None if isinstance(loss, str) else loss
         return _resume(Path(resume), model, data, own, quiet=quiet, stop=stop, runner=runner)
+    if isinstance(data, str) and data.partition(":")[0] in ("mlp", "cnn", "linear"):
+        raise FalllineError(f"table takes the data first and the model after it: fallline.table({model!r}, {data!r}).")
     must(data is not None, "a table has data", "none", "fallline.table('fashion_mnist') is an example")
     check_settings("table", settings, _INSTEAD)
     wanted = Settings(optimizer=optimizer, lr=lr, loss=loss_name(loss), **settings)

@@ -12,7 +12,7 @@ from fallline._core.files import make_folder
 from fallline.api.fit import fit, interruptible, load_data
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
-from fallline.api.names import check_names, loss_name
+from fallline.api.names import check_names, check_settings, loss_name
 from fallline.api.run import Run
 from fallline.losses import Loss, own_loss
 from fallline.record import REPORT_FILE, Reader, Writer, holds_run, read_info
@@ -196,6 +196,7 @@ def tune(
         given["loss"] = named
     models = _models(make_model, given)
     own_object = None if named else loss
+    check_settings("tune", settings, {"lr": "space={'lr': (1e-4, 0.1)}", "optimizer": "space={'optimizer': ['adam']}"})
     wanted = Settings(loss=loss_name(own_object if own_object is not None else named[0]), epochs=epochs, lr=1.0, **settings)
     must(wanted.track is None, "no tracker in a search", repr(wanted.track), "leave track out")
     rows = load_data(data, column, 0)
