@@ -46,7 +46,7 @@ def test_another_shape_is_another_measurement(fresh, monkeypatch):
     assert len(asked) == 3
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": "x"}'])
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": "x"}', '{"a": null}', '{"a": [1]}', '{"a": 1e999}', '{"a": 0}'])
 def test_a_damaged_cache_is_no_cache(fresh, content):
     (fresh / "blocks.json").write_text(content)
     assert block_size(*digits_like(), ADAM).squad >= 1

@@ -16,9 +16,11 @@ from fallline.study.models import fresh
 from fallline.training import train
 from fallline.training.goal import aim
 from fallline.training.settings import Settings
+from fallline.training.threads import fitting_threads
 
 RULES = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adadelta", "adam", "adamw", "nadam", "adamax", "radam", "lion", "muon")
 TEN = RULES[:10]
+THREADS = torch.get_num_threads()
 
 
 class Residual(nn.Module):
@@ -131,7 +133,8 @@ def check(name, dtype, *, members, epochs, rules, limit, rows=310):
         job = jobs[i + len(rules) * (i % (members // len(rules)))]
         goal = aim(data, job.settings, None)
         model = make(job.settings, goal)
-        outcome = train(model, data, job.settings, writer=Nowhere(), progress=False, goal=goal)
+        with fitting_threads(model, 32):  # as `fit` does
+            outcome = train(model, data, job.settings, writer=Nowhere(), progress=False, goal=goal)
         result = by_run[job.run]
         assert (result.outcome.status, result.outcome.steps) == (outcome.status, outcome.steps) == ("finished", 10 * job.settings.epochs)
         assert result.outcome.best_epoch == outcome.best_epoch
@@ -151,6 +154,12 @@ def test_a_few_members_for_a_few_steps(name):
         check(name, torch.float32, members=4, epochs=2, rules=few, limit=0.0)
     else:
         check(name, torch.float64, members=4, epochs=2, rules=few, limit=1e-10)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_with_as_many_threads_as_torch_takes(name):
+    torch.set_num_threads(THREADS)
+    check(name, torch.float32, members=4, epochs=2, rules=("rmsprop", "adam", "momentum"), limit=0.0)
 
 
 class Recurrent(nn.Module):
