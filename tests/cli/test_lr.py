@@ -10,6 +10,7 @@ def table(write):
     return write("houses.csv", [{"a": i % 7, "b": (i * 5) % 11, "price": 3 * (i % 7) - (i * 5) % 11 + 0.5} for i in range(120)])
 
 
+@pytest.mark.slow
 def test_three_numbers_and_a_picture(shell, table):
     code, out, _ = shell("lr", table, "--target", "price", "--model", "linear", "--optimizer", "sgd", "--epochs", "4", "--plot", "lr.html")
     assert code == 0

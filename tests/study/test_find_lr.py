@@ -57,6 +57,7 @@ def test_the_suggested_rate_trains_nearly_as_well_as_the_best_of_a_grid(digits):
     assert loss_at(found.suggested) < 1.5 * grid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 5])
 def test_the_rate_of_a_run_of_six_steps_is_safe_for_six_steps(seed):
     """Trials of ten steps on few orders of the rows chose 0.46 for seed 0: after six steps the loss stood at 957,189."""
@@ -212,7 +213,17 @@ class Scaled(nn.Module):
         return ((output - y) / self.scale).square().mean() + self.scale.abs().log().sum()
 
 
-@pytest.mark.parametrize("make", ["torch", "fallline", "torch, after steps", "torch, with the loss", "fails at once", "fails in a trial"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        "torch",
+        "fallline",
+        "torch, after steps",
+        pytest.param("torch, with the loss", marks=pytest.mark.slow),
+        "fails at once",
+        "fails in a trial",
+    ],
+)
 def test_nothing_changes_with_plain_torch(make):
     model, data = plain_problem()
     order = torch.Generator().manual_seed(9)
@@ -240,6 +251,94 @@ def test_nothing_changes_with_plain_torch(make):
     assert fingerprint(*modules, optimizer=optimizer, loader=loader, tensors=data.tensors) == before
 
 
+BOWL = [(x, x.sum(1, keepdim=True)) for x in torch.randn(10, 20, 3, generator=torch.Generator().manual_seed(0))]
+
+
+def test_the_seed_that_waits_for_cuda_is_kept():
+    """Where CUDA has not begun, torch keeps the latest seed for it."""
+    if torch.cuda.is_initialized():
+        pytest.skip("CUDA has begun")
+
+    def waiting():
+        return [[cell.cell_contents for cell in call[0].__closure__] for call in torch.cuda._lazy_seed_tracker.get_calls() if call]
+
+    def make():
+        torch.manual_seed(77)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    torch.manual_seed(123)
+    before = waiting()
+    fl.find_lr(nn.Linear(3, 1), BOWL, nn.functional.mse_loss, torch.optim.SGD, epochs=1)
+    assert waiting() == before
+    fl.find_lr(make, "digits", optimizer="sgd", epochs=1, batch_size="full")
+    assert waiting() == before
+
+
+def test_a_loss_module_without_parameters_is_copied():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+            self.calls = 0
+
+        def forward(self, output, y):
+            self.seen += 1
+            self.calls += 1
+            return (output - y).square().mean()
+
+    loss = Counting()
+    assert fl.find_lr(nn.Linear(3, 1), BOWL, loss, torch.optim.SGD, epochs=1).found
+    assert (float(loss.seen), loss.calls) == (0.0, 0)
+
+
+class Counted(torch.optim.SGD):
+    """Attributes of its own, one of them a parameter."""
+
+    def __init__(self, parameters, lr=0.01):
+        super().__init__(parameters, lr=lr)
+        self.taken, self.first = 0, self.param_groups[0]["params"][0]
+
+    def step(self, closure=None):
+        self.taken += 1
+        assert self.first is self.param_groups[0]["params"][0]
+        return super().step(closure)
+
+
+def test_an_optimizer_with_attributes_of_its_own_is_copied_with_them():
+    model = nn.Linear(3, 1)
+    optimizer = Counted(model.parameters())
+    torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)  # wraps step
+    assert fl.find_lr(model, BOWL, nn.functional.mse_loss, optimizer, epochs=1).found
+    assert optimizer.taken == 0
+    assert optimizer.first is model.weight
+
+
+@pytest.mark.parametrize("made", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_an_optimizer_that_needs_a_closure(made):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2) if made else torch.optim.LBFGS
+    before = fingerprint(model)
+    found = fl.find_lr(model, BOWL, nn.functional.mse_loss, optimizer, epochs=1)
+    assert fingerprint(model) == before
+    assert found.found
+    assert 0.1 < found.suggested < 3  # on a bowl Newton's step is 1
+
+
+def test_an_iterator_is_refused_and_not_eaten():
+    batches = iter(BOWL)
+    with pytest.raises(FalllineError, match="can be read again"):
+        fl.find_lr(nn.Linear(3, 1), batches, nn.functional.mse_loss, torch.optim.SGD)
+    assert len(list(batches)) == len(BOWL)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off(off):
+    with off():
+        assert fl.find_lr(nn.Linear(3, 1), BOWL, nn.functional.mse_loss, torch.optim.SGD, epochs=1).found
+        assert not torch.is_grad_enabled()
+
+
+@pytest.mark.slow
 def test_walks_at_once_are_walks_one_by_one(digits):
     """The two forms take the same steps: losses and judgements agree to rounding, walks that ended or waited included."""
     from fallline.data import Data
@@ -285,6 +384,7 @@ def test_groups_keep_their_ratio():
     assert ratios == pytest.approx([100.0] * len(ratios))
 
 
+@pytest.mark.slow
 def test_labels_that_cannot_be_learned_by_a_frozen_model(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     dead = nn.Parameter(torch.zeros(1))
@@ -310,6 +410,12 @@ def test_wrong_use_is_told(digits):
         fl.find_lr("mlp:8", digits, "auto", "adma")
     with pytest.raises(FalllineError, match="torch module"):
         fl.find_lr("mlp:8", [], nn.functional.mse_loss, torch.optim.SGD)
+    with pytest.raises(FalllineError, match=r"epochs >= 1, .* but got 0"):
+        fl.find_lr(nn.Linear(3, 1), BOWL, nn.functional.mse_loss, torch.optim.SGD, epochs=0)
+    with pytest.raises(FalllineError, match=r"a pair of tensors.*\(ndarray, ndarray\)"):
+        fl.find_lr(nn.Linear(3, 1), [(x.numpy(), y.numpy()) for x, y in BOWL], nn.functional.mse_loss, torch.optim.SGD)
+    with pytest.raises(FalllineError, match=r"rows of shape \(1, 8, 8\)"):
+        fl.find_lr(nn.Linear(64, 10), digits)
     with pytest.raises(FalllineError, match="at least one batch"):
         fl.find_lr(nn.Linear(1, 1), [], nn.functional.mse_loss, torch.optim.SGD)
     model, other = nn.Linear(1, 1), nn.Linear(1, 1)

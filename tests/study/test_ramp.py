@@ -201,6 +201,44 @@ def test_the_number_of_mini_batches_is_counted():
     assert found.steps == count
 
 
+@pytest.mark.parametrize("total", [1, 20, 29, 30, 100, 300, 2000])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("curvature", [1e-6, 1.0, 1e6])
+def test_where_steps_are_dear_no_more_are_made_than_is_said(total, noise, curvature):
+    """And the rate is still one at which the loss falls."""
+    from fallline.study.lr import _effort
+
+    made = 0
+
+    def counted(order):
+        walk = bowl(curvature, noise=noise)(order)
+
+        def step(lr):
+            nonlocal made
+            made += 1
+            return walk.step(lr)
+
+        return Walk(step, walk.measure)
+
+    found = range_test(counted, low=1e-4, high=10.0, default=1.0, total=total, **_effort(False, total, short=total < 30))
+    assert made == found.steps <= max(600, 3 * total)
+    if curvature == 1.0:
+        assert found.found
+        assert 0.01 < found.suggested < 2
+
+
+@pytest.mark.parametrize("scale", [1e-13, 1e-6, 1.0, 1e13])
+@pytest.mark.parametrize("offset", [0.0, -1e4])
+def test_neither_the_scale_of_the_loss_nor_a_constant_in_it_hides_the_descent(scale, offset):
+    def begin(order):
+        walk = bowl(1.0, rows=0.1)(order)
+        return Walk(lambda lr: scale * (walk.step(lr) + offset), lambda: scale * (walk.measure() + offset))
+
+    found = range_test(begin, low=1e-5, high=1e2, default=1.0)
+    assert found.found
+    assert found.suggested == pytest.approx(range_test(bowl(1.0, rows=0.1), low=1e-5, high=1e2, default=1.0).suggested, rel=0.03)
+
+
 def test_the_steepest_rate_is_taken_on_log_lr():
     """Losses that fall by the same amount a decade are steepest nowhere on log lr, and at the smallest rate on lr itself."""
     lrs = np.geomspace(1e-6, 1.0, 61)

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from fallline._core.errors import must
 from fallline.study.lr import find_lr as _find
-from fallline.study.lr import find_lr_plain
+from fallline.study.lr import find_lr_plain, kept_generators
 from fallline.study.models import ModelLike
 from fallline.study.ramp import LRResult
+from fallline.training.checks import device_of
 from fallline.training.settings import Settings
 
 
@@ -29,7 +30,8 @@ def find_lr(
 ) -> LRResult:
     """The useful learning rates for this model, data, loss and optimizer, in a few hundred mini-batches.
 
-    Leaves model, optimizer, data order and every random generator bit for bit as they were.
+    Leaves model, optimizer, data order and every random generator bit for bit as they were. At most 10,000 mini-batches where a step is
+    small; where it is not, three times the training that the rate is for, or 600 where that is less.
 
     Args:
         model: a spec such as "mlp:128", a function that makes a module, or a module (copied, never trained).
@@ -63,7 +65,8 @@ def find_lr(
         from fallline.report.lr import checked
 
         checked(plot)  # before the work, not after it
-    found = _look(model, data, loss, optimizer, batch_size, epochs, seed, device, settings)
+    with kept_generators(device_of(device)):  # a function that makes a model may seed
+        found = _look(model, data, loss, optimizer, batch_size, epochs, seed, device, settings)
     if plot is not None:
         from fallline.report.lr import draw_lr
 

@@ -1,12 +1,13 @@
 """What the learning-rate finder needs of plain torch objects: copies of optimizers, batches read once."""
 
 import copy
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fallline._core.errors import must, refuse
 from fallline.optim import RuleOptimizer
@@ -42,8 +43,10 @@ def read_batches(loader: Iterable[Any], most: int, device: torch.device) -> Batc
     """The first batches of a loader, `most` of them and about 512 MB at most.
 
     Raises:
-        FalllineError: nothing came, or a batch is not a pair (x, y).
+        FalllineError: nothing came, a batch is not a pair (x, y) of tensors, or the loader is an iterator, which reading would use up.
     """
+    law, do = "the loader can be read again", "give the DataLoader itself, or a list of batches"
+    must(not isinstance(loader, Iterator), law, f"an iterator ({type(loader).__name__})", do, where="find_lr")
     found: list[Batch] = []
     taken = 0
     for batch in iter(loader):
@@ -51,6 +54,10 @@ def read_batches(loader: Iterable[Any], most: int, device: torch.device) -> Batc
         if len(found) == most or taken > BYTES:
             return Batches(found, True)
         x, y = batch
+        kinds = f"({type(x).__name__}, {type(y).__name__})"
+        must(
+            isinstance(x, Tensor) and isinstance(y, Tensor), "a batch is a pair of tensors", kinds, "torch.as_tensor makes one of an array"
+        )
         found.append((x.to(device), y.to(device)))
         taken += sum(part.numel() * part.element_size() for part in found[-1])
     must(bool(found), "the loader gives at least one batch", "none")
@@ -107,4 +114,19 @@ def copied_optimizer(optimizer: Any, model: nn.Module, copied: nn.Module) -> tor
         made = type(optimizer)(named, **{**optimizer.shared(), "nonfinite": "allow"})  # pyright: ignore[reportArgumentType, reportCallIssue]
         made.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         return made
-    return copy.deepcopy(optimizer, {id(old): new for old, new in zip(model.parameters(), copied.parameters(), strict=True)})
+    known: dict[int, Any] = {id(old): new for old, new in zip(model.parameters(), copied.parameters(), strict=True)} | {id(model): copied}
+    twin = copy.deepcopy(optimizer, known)
+    for name, value in vars(optimizer).items():  # torch copies groups and state only; `step` is there where a scheduler has wrapped it
+        if name not in vars(twin) and name != "step":
+            vars(twin)[name] = copy.deepcopy(value, known)
+    return twin
+
+
+def needs_closure(optimizer: type[torch.optim.Optimizer]) -> bool:
+    """Whether `step` of a class of optimizers cannot be called without a function that evaluates the loss anew, as that of LBFGS.
+
+    >>> needs_closure(torch.optim.LBFGS), needs_closure(torch.optim.SGD)
+    (True, False)
+    """
+    asked = list(inspect.signature(optimizer.step).parameters.values())[1:]
+    return bool(asked) and asked[0].default is inspect.Parameter.empty and asked[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD

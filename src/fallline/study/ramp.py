@@ -123,6 +123,7 @@ def range_test(
     longest: int | None = None,
     worst: bool = False,
     looks: int = 1,
+    budget: int | None = None,
     together: Callable[[Sequence[int]], Walks] | None = None,
 ) -> LRResult:
     """Find the useful range of learning rates.
@@ -141,6 +142,8 @@ def range_test(
         longest: mini-batches of the longest trial; beyond, what the best rate does with longer trials is followed on.
         worst: judge a rate by the worst of its orders, not by their mean.
         looks: how often a trial is measured over its last steps; the mean counts.
+        budget: mini-batches in all, at most; what cannot be afforded is not tried. It must do for a ramp beside its walk at 0 and three
+            trials, which are always made. Without a limit unless given.
         together: makes the walks of these orders, to be advanced at once; one by one from `begin` unless given.
 
     Raises:
@@ -166,7 +169,7 @@ def range_test(
     start = walks([0]).run([[]], marks=[0])[0].ends[0]
     if not math.isfinite(start):
         return _nothing(default, lrs, "the loss is not finite before the first step", start)
-    curve = ramp_up(walks, low, high, points, ramps)
+    curve = ramp_up(walks, low, high, points, ramps, budget)
     first = curve.began if curve.began is not None else (low if curve.edge is None else curve.edge / 1e3)
     last = curve.edge if curve.edge is not None else curve.lrs[-1]
     tried = try_rates(
@@ -179,12 +182,16 @@ def range_test(
         total=total,
         worst=worst,
         looks=looks,
+        budget=None if budget is None else budget - curve.spent,
     )
     return _judge(tried, curve, default, total)
 
 
-def ramp_up(walks: Callable[[Sequence[int]], Walks], low: float, high: float, points: int, ramps: int) -> Curve:
-    """Ramps from low to high, further up where the loss never rose, and from far below where it rose at once."""
+def ramp_up(walks: Callable[[Sequence[int]], Walks], low: float, high: float, points: int, ramps: int, budget: int | None = None) -> Curve:
+    """Ramps from low to high, further up where the loss never rose, and from far below where it rose at once.
+
+    Anew only where half of the budget is left after it.
+    """
     ratio, spent = (high / low) ** (1 / (points - 1)), 0
     more = math.ceil(math.log(FURTHER) / math.log(ratio))
     lrs, still, seen, tries = [], [], [], 3
@@ -196,6 +203,9 @@ def ramp_up(walks: Callable[[Sequence[int]], Walks], low: float, high: float, po
         seen = [_read(leg.losses, rest) for leg, rest in zip(legs, still, strict=True)]
         began, edge = (_middle([getattr(ramp, name) for ramp in seen]) for name in ("began", "edge"))
         if not left or began is not None or edge is None or edge > 2 * QUIET:
+            break
+        again = math.ceil(math.log(FURTHER) / math.log(ratio)) + 3 * QUIET
+        if budget is not None and spent + ramps * (2 * again + QUIET) > budget / 2:
             break
         low /= FURTHER
         points, more = math.ceil(math.log(FURTHER) / math.log(ratio)) + 3 * QUIET, 0
@@ -256,7 +266,7 @@ def _judge(tried: Tried, curve: Curve, default: float, total: int) -> LRResult:
     trials = list(zip(rates, ends, strict=True))
     best = rates.index(tried.best)
     fall = start - ends[best]
-    if not fall > 1e-3 * abs(start) + 1e-12:
+    if not fall > _least_fall(start, curve.noise):
         rose = any(end > start for end in ends) and not any(end < start for end in ends)
         why = "it rose at every rate that moved it" if rose else "it stayed where it was at every rate that was tried"
         return _nothing(default, curve.lrs, why, start, spent, curve, trials)
@@ -288,6 +298,11 @@ def _judge(tried: Tried, curve: Curve, default: float, total: int) -> LRResult:
     if doubts:
         reason += f", but {' and '.join(doubts)}"
     return LRResult(suggested, useful, edge, confidence, reason, True, curve.lrs, curve.median, trials, start, spent, curve.band)
+
+
+def _least_fall(start: float, noise: float) -> float:
+    """What a fall must exceed: a thousandth of the loss; where mini-batches differ by less (a large constant is in it), that."""
+    return min(1e-3 * abs(start), max(noise, 1e-5 * abs(start))) if noise > 0 else 1e-3 * abs(start)
 
 
 def _over(losses: list[float], points: int) -> bool:

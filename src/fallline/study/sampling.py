@@ -5,7 +5,7 @@
                            equal values (accuracy on few rows) by their validation loss, then by their number
     median                 Optuna's median pruner: worse than the middle of the finished trials at the same epoch
 
-The trials of a block report before any of them is judged, so the order of their reports favours none; trials of earlier blocks count as they
+The trials of a block report before any of them is judged, so the order of reports favours none; trials of earlier blocks count as they
 come, as in the asynchronous form. The first batch is always random: `expected_best` rests on these trials, and TPE starts from them.
 
 Departs from the source: successive halving judges after E/9 and E/3; a schedule that warms up, or a small rate, has then hardly begun.

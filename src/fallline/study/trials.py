@@ -22,6 +22,7 @@ import numpy as np
 from fallline.study.walks import Walks
 
 LOWER, UPPER = 8.0, 2.6  # how far below and above the best rate others go on
+FIRST = 0.6  # share of what may be spent that goes to the first trials
 OUTWARD = 4  # rates that are tried beyond an end, at most
 DRIFT = (-0.75, 0.0)
 
@@ -53,6 +54,7 @@ class _Table:
     orders: Sequence[int]
     worst: bool
     looks: int
+    left: float  # mini-batches that may still be spent
     shift: list[float]  # of each order: what its rows held aside begin with less than those of all
     found: dict[float, dict[int, list[float]]] = field(default_factory=dict)
     groups: list[tuple[list[float], Walks]] = field(default_factory=list)
@@ -61,7 +63,7 @@ class _Table:
     def start(self, rates: Sequence[float], marks: Sequence[int]) -> None:
         """Train new rates from the start to the last mark."""
         new = [rate for rate in dict.fromkeys(rates) if rate not in self.found]
-        if new:
+        if new and (not self.found or self.affords(len(new) * marks[-1])):
             self.groups.append((new, self.walks([order for _ in new for order in self.orders])))
             self.found.update({rate: {0: []} for rate in new})
             self._run(self.groups[-1], new, marks)
@@ -73,6 +75,10 @@ class _Table:
                 wanted = [rate for rate in group[0] if rate in rates and max(self.found[rate]) == done]
                 if wanted and done < steps:
                     self._run(group, wanted, [steps])
+
+    def affords(self, steps: int) -> bool:
+        """Whether so many mini-batches of every order may still be made."""
+        return steps * len(self.orders) <= self.left - self.spent
 
     def _run(self, group: tuple[list[float], Walks], wanted: Sequence[float], marks: Sequence[int]) -> None:
         known, walks = group
@@ -110,6 +116,7 @@ def try_rates(
     total: int,
     worst: bool,
     looks: int,
+    budget: int | None = None,
 ) -> Tried:
     """Try fixed rates within a bracket, and round it.
 
@@ -123,10 +130,13 @@ def try_rates(
         total: mini-batches of the training that the rate is for.
         worst: judge a rate by the worst of its orders, not by their mean.
         looks: how often the loss is measured over the last steps; the mean counts, as noise moves the weights about.
+        budget: mini-batches in all, at most, but for three first trials; without a limit unless given.
     """
     own = [leg.ends[0] for leg in walks(orders).run([[] for _ in orders], marks=[0])]
     start = _mean(own)
-    table = _Table(walks, list(orders), worst, looks, [start - each for each in own])
+    table = _Table(walks, list(orders), worst, looks, math.inf if budget is None else budget, [start - each for each in own])
+    if budget is not None:
+        most = min(most, int(FIRST * budget / (len(table.orders) * steps)))
     quarter = [steps // 4] if steps == longest < total and steps >= 8 else []
     rates = candidates(*bracket, most)
     ratio = rates[1] / rates[0]
@@ -135,9 +145,13 @@ def try_rates(
     before, early = steps // 4, bool(quarter)
     if longest > steps:
         best = lowest(table.ends(steps))
-        table.go_on([rate for rate in table.ends(steps) if best / LOWER <= rate <= best * UPPER], longest)
-        _outward(table, ratio, longest, steps, quarter)
-        before, early = steps, True
+        further = [rate for rate in table.ends(steps) if best / LOWER <= rate <= best * UPPER]
+        if table.affords(len(further) * (longest - steps)):
+            table.go_on(further, longest)
+            _outward(table, ratio, longest, steps, quarter)
+            before, early = steps, True
+        else:
+            longest = steps
     now = table.ends(longest)
     table.start(beside(now), [*quarter, *([steps] if longest > steps else []), longest])
     last = table.ends(steps)
@@ -203,11 +217,13 @@ def _outward(table: _Table, ratio: float, steps: int, first: int, quarter: Seque
         more = best * ratio if best == rates[-1] else best / ratio
         known = [rate for rate in table.found if 0.8 < rate / more < 1.25]
         if known:
-            if all(rate in ends for rate in known):
+            if all(rate in ends for rate in known) or not table.affords(len(known) * steps):
                 return
             table.go_on(known, steps)
-        else:
+        elif table.affords(steps):
             table.start([float(f"{more:.2g}")], sorted({*quarter, first, steps}))
+        else:
+            return
 
 
 def _between(ends: dict[float, float], start: float) -> list[float]:
