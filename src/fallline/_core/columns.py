@@ -26,7 +26,7 @@ class Column(NamedTuple):
 def width(stream: TextIO | None = None) -> int:
     """How many columns the terminal has; `PIPED` where there is none."""
     stream = stream or sys.stdout
-    return shutil.get_terminal_size((PIPED, 24)).columns if stream.isatty() else PIPED
+    return shutil.get_terminal_size((PIPED, 24)).columns if stream is not None and stream.isatty() else PIPED
 
 
 def columns_text(columns: Sequence[Column], most: int | None = None) -> list[str]:

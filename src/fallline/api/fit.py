@@ -18,7 +18,7 @@ from fallline._core.files import make_folder, write_json
 from fallline.api.evidence import evidence
 from fallline.api.folder import describe, pipeline_file, read_pipeline
 from fallline.api.model import Maker, model_maker, with_width
-from fallline.api.names import check_names, loss_name
+from fallline.api.names import check_names, check_settings, loss_name
 from fallline.api.run import Run, residual_quantiles
 from fallline.losses import Custom, Loss, own_loss
 from fallline.record import MODEL_FILE, PIPELINE_FILE, RECORD_FILE, Reader, Writer, holds_run, read_info
@@ -142,7 +142,7 @@ def _settings(loss: Any, fields: dict[str, Any]) -> Settings:
         if name in ("task", "scale", "validation", "test"):
             raise FalllineError(f"{name} belongs to the data: fit(model, fallline.data.load(source, {name}=...)).")
         if name not in known:
-            raise FalllineError(f"fit has no setting '{name}'; known: {', '.join(sorted(known))}.")
+            check_settings("fit", {name: fields[name]}, {})
     return Settings(loss=loss_name(loss), **fields)
 
 

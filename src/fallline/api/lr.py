@@ -86,7 +86,7 @@ def _look(
         from fallline.losses import own_loss
         from fallline.training import aim
 
-        check_settings("find_lr", settings, {"lr": "nothing in its place, as it is what is looked for"})
+        check_settings("find_lr", settings, {"lr": "no rate at all: that is what is looked for"})
         chosen = Settings(
             loss=loss_name(loss),
             optimizer=optimizer,

@@ -41,7 +41,7 @@ def check_settings(command: str, given: Mapping[str, object], instead: Mapping[s
             raise FalllineError(f"{command} has no setting '{name}'; write {instead[name]}.")
         if name in ("task", "scale", "validation", "test"):
             raise FalllineError(f"{name} belongs to the data: {command} takes fallline.data.load(source, {name}=...).")
-        if name in _ELSEWHERE and name not in known:
+        if name in _ELSEWHERE:
             meant = _ELSEWHERE[name]
             raise FalllineError(f"{command} has no setting '{name}'; did you mean {instead.get(meant, meant)}?")
         if name not in known:
