@@ -273,8 +273,12 @@ def _several(what: str, given: Any, one: type | tuple[type, ...], example: str) 
 def _specs(what: str, given: Any, example: str) -> list[str]:
     specs = _several(what, given, str, example)
     wrong = [spec for spec in specs if not isinstance(spec, str)]
-    must(not wrong, f"{what} are names with their options", type(wrong[0]).__name__ if wrong else "", example, where="compare")
+    must(not wrong, f"{what} are names with their options", _said(wrong[0]) if wrong else "", example, where="compare")
     return [spec.strip() for spec in specs]
+
+
+def _said(thing: object) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else f"a {type(thing).__name__}"
 
 
 def _seeds(seeds: Any, notes: list[str]) -> tuple[int, ...]:
