@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fallline._core.errors import FalllineError, must
 from fallline._core.files import make_folder
+from fallline.api.again import check_loss_given, same_model, same_rows
 from fallline.api.fit import interruptible, load_data
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
@@ -289,30 +290,9 @@ def _resume(
     info = read_info(folder)
     must(info["kind"] == "study", "a study can be resumed", f"a {info['kind']}", "resume a run with fallline train", where=f"'{folder}'")
     plan = Plan.from_json(info["config"])
-    spec = info["model"].get("spec")
-    usual = inspect.signature(compare).parameters["make_model"].default
-    must(spec is None or model in (usual, spec), f"the model is that of the study, {spec}", repr(model), "leave it out", where="resume")
-    given = spec if spec is not None else model
-    if spec is None and isinstance(model, str):
-        raise FalllineError(f"this study was given a model in memory ({info['model'].get('class')}); pass the same again: make_model=...")
-    must(loss is None or info["loss"].get("in_memory"), "the loss is that of the study", "a loss object", "leave it out", where="resume")
-    if loss is None and info["loss"].get("in_memory"):
-        raise FalllineError(f"this study was given a loss object ({info['loss']['name']}); pass the same again: loss=...")
-    source = info["data"].get("source") or {}
-    if data is None or (isinstance(data, str) and source):
-        from fallline.data import load
-
-        must(bool(source), "data is given where the study had it in memory", "none", "pass the same again: data=...", where="resume")
-        try:
-            rows = load(**(source if data is None else {**source, "source": data}))
-        except FalllineError as error:
-            if data in (None, source["source"]):
-                raise
-            raise FalllineError(f"the study '{folder}' was run on {source['source']}, and {data} cannot take its place: {error}") from error
-    else:
-        rows = load_data(data, info["data"].get("target"), 0)
-    if rows.fingerprint != info["data"].get("fingerprint"):
-        raise FalllineError(f"the study '{folder}' was run on other rows; load the same data with the same seed and options.")
+    given = same_model(info, "study", model, usual=inspect.signature(compare).parameters["make_model"].default, option="make_model")
+    check_loss_given(info, "study", loss)
+    rows = same_rows(info, "study", data, folder)
     writer = Writer(folder)
     writer.describe(status="running")
     own = None if loss is None else own_loss(loss, rows.task)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fallline._core.errors import FalllineError, lookup, must
 from fallline._core.files import make_folder
+from fallline.api.again import check_loss_given, same_model, same_rows
 from fallline.api.fit import interruptible
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
@@ -238,31 +239,10 @@ def _resume(
     info = read_info(folder)
     must(info["kind"] == "table", "a table can be resumed", f"a {info['kind']}", "each command resumes its own", where=f"'{folder}'")
     plan = TablePlan.from_json(info["config"])
-    spec = info["model"].get("spec")
-    usual = inspect.signature(table).parameters["model"].default
-    must(spec is None or model in (usual, spec), f"the model is that of the table, {spec}", repr(model), "leave it out", where="resume")
-    if spec is None and isinstance(model, str):
-        raise FalllineError(f"this table was given a model in memory ({info['model'].get('class')}); pass the same again: model=...")
-    if loss is None and info["loss"].get("in_memory"):
-        raise FalllineError(f"this table was given a loss object ({info['loss']['name']}); pass the same again: loss=...")
-    source = info["data"].get("source") or {}
-    if data is None or (isinstance(data, str) and source):
-        from fallline.data import load
-
-        must(bool(source), "data is given where the table had it in memory", "none", "pass the same again: data=...", where="resume")
-        try:
-            rows = load(**(source if data is None else {**source, "source": data}))
-        except FalllineError as error:
-            if data in (None, source["source"]):
-                raise
-            raise FalllineError(
-                f"the table '{folder}' was made on {source['source']}, and {data} cannot take its place: {error}"
-            ) from error
-    else:
-        rows = _load(data, info["data"].get("target"))
-    if rows.fingerprint != info["data"].get("fingerprint"):
-        raise FalllineError(f"the table '{folder}' was made on other rows; load the same data with the same seed and options.")
+    again = same_model(info, "table", model, usual=inspect.signature(table).parameters["model"].default, option="model")
+    check_loss_given(info, "table", loss)
+    rows = same_rows(info, "table", data, folder, _load)
     writer = Writer(folder)
     writer.describe(status="running")
     given = None if loss is None else own_loss(loss, rows.task)
-    return _run(spec if spec is not None else model, rows, plan, writer, given, runner, quiet=quiet, stop=stop)
+    return _run(again, rows, plan, writer, given, runner, quiet=quiet, stop=stop)

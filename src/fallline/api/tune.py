@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fallline._core.errors import FalllineError, must
 from fallline._core.files import make_folder
+from fallline.api.again import check_loss_given, same_rows
 from fallline.api.fit import fit, interruptible, load_data
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
@@ -327,26 +328,10 @@ def _resume_held(
         models: dict[str, ModelLike] = _models(model, {})
     else:
         models = {name: name for name in plan.space.models}
-    if loss is None and info["loss"].get("in_memory"):
-        raise FalllineError(f"this search was given a loss object ({info['loss']['name']}); pass the same again: loss=...")
-    rows = _same_rows(info, data, folder)
+    check_loss_given(info, "search", loss)
+    rows = same_rows(info, "search", data, folder)
     writer = Writer(folder)
     return _run_held(models, rows, writer, None if loss is None else own_loss(loss, rows.task), plan, quiet=quiet, stop=stop)
-
-
-def _same_rows(info: dict[str, Any], data: Any, folder: Path) -> "Data":
-    """The rows that the search was run on, loaded again where they have a source."""
-    source = info["data"].get("source") or {}
-    if data is None or (isinstance(data, str) and source):
-        from fallline.data import load
-
-        must(bool(source), "data is given where the search had it in memory", "none", "pass the same again: data=...", where="resume")
-        rows = load(**source)
-    else:
-        rows = load_data(data, info["data"].get("target"), 0)
-    if rows.fingerprint != info["data"].get("fingerprint"):
-        raise FalllineError(f"the search '{folder}' was run on other rows; load the same data with the same seed and options.")
-    return rows
 
 
 def train_line(source: Mapping[str, Any], best: Mapping[str, Any], settings: Settings) -> str:
