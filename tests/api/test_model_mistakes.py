@@ -89,3 +89,29 @@ def test_no_cell_is_blamed_for_what_all_share():
     for more in ({"schedule": "cosin"}, {"device": "abacus"}):
         with pytest.raises(FalllineError, match=r"^there is no"):
             fl.compare("linear", "iris", ["sgd", "adam"], lrs=0.1, seeds=2, epochs=1, quiet=True, **more)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda **more: fl.compare("linear", "iris", ["sgd"], **more), "compare has no setting 'learning_rate'; did you mean lrs="),
+        (lambda **more: fl.table("iris", "linear", **more), "table has no setting 'learning_rate'; did you mean lr"),
+        (lambda **more: fl.tune("linear", "iris", 2, **more), "tune has no setting 'learning_rate'; did you mean space={'lr'"),
+        (lambda **more: fl.fit("linear", "iris", **more), "fit has no setting 'learning_rate'; did you mean lr"),
+        (lambda **more: fl.find_lr("linear", "iris", **more), "find_lr has no setting 'learning_rate'; did you mean no rate at all"),
+    ],
+    ids=["compare", "table", "tune", "fit", "find_lr"],
+)
+def test_what_others_call_it_is_named(call, words):
+    with pytest.raises(FalllineError) as caught:
+        call(learning_rate=0.1)
+    assert str(caught.value).startswith(words)
+    with pytest.raises(FalllineError, match="did you mean 'dropout'"):
+        call(dropuot=0.1)
+
+
+def test_a_class_is_no_name_and_the_order_of_arguments_is_told():
+    with pytest.raises(FalllineError, match="but got the class Adam"):
+        fl.compare("linear", "iris", [torch.optim.Adam, "sgd"], lrs=0.1)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(FalllineError, match="table takes the data first"):
+        fl.table("mlp:16", "iris")
