@@ -280,7 +280,7 @@ def find_lr_plain(
                     return value
 
                 if closes and lr:
-                    stepper.step(closure)
+                    stepper.step(closure)  # pyright: ignore[reportArgumentType, reportCallIssue]
                 else:
                     closure()
                     if lr:
@@ -310,5 +310,5 @@ def find_lr_plain(
                 high=default * 1e4,
                 default=default,
                 total=total,
-                **({"points": 150} | _effort(small, total)),
+                **{"points": 150, **_effort(small, total)},
             )
