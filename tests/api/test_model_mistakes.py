@@ -88,7 +88,7 @@ def test_a_frozen_part_is_no_mistake():
 def test_no_cell_is_blamed_for_what_all_share():
     for more in ({"schedule": "cosin"}, {"device": "abacus"}):
         with pytest.raises(FalllineError, match=r"^there is no"):
-            fl.compare("linear", "iris", ["sgd", "adam"], lrs=0.1, seeds=2, epochs=1, quiet=True, **more)
+            fl.compare("linear", "iris", ["sgd", "adam"], lrs=0.1, seeds=2, epochs=1, quiet=True, **more)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
