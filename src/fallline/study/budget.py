@@ -5,7 +5,6 @@
 Epochs are cut for all members alike, so that the comparison stays fair; the searches get the same epochs as what is compared.
 """
 
-import copy
 import dataclasses
 import math
 import time
@@ -18,7 +17,6 @@ from fallline.optim.schedules import epochs_named
 from fallline.population import Block, Job, Population
 from fallline.record import Writer
 from fallline.study.plan import GROW, Cell, Plan
-from fallline.training import aim
 from fallline.training.checks import batch_rows
 
 if TYPE_CHECKING:
