@@ -138,11 +138,11 @@ def _settings(loss: Any, fields: dict[str, Any]) -> Settings:
     must(
         isinstance(optimizer, str), "optimizer is a name with its options", _named(optimizer), "'adam' or 'sgd:momentum=0.9' is an example"
     )
-    for name in fields:
+    for name, value in fields.items():
         if name in ("task", "scale", "validation", "test"):
             raise FalllineError(f"{name} belongs to the data: fit(model, fallline.data.load(source, {name}=...)).")
         if name not in known:
-            check_settings("fit", {name: fields[name]}, {})
+            check_settings("fit", {name: value}, {})
     return Settings(loss=loss_name(loss), **fields)
 
 
