@@ -1,7 +1,6 @@
 """Populations: many members of one model shape trained as one program."""
 
 from fallline.population.blocks import block_size as block_size
-from fallline.population.blocks import step_seconds as step_seconds
 from fallline.population.crew import Crew as Crew
 from fallline.population.crew import shape_of as shape_of
 from fallline.population.member import Job as Job

@@ -8,7 +8,6 @@ faster for a member; the best are timed again by turns, and the smallest within 
 user's cache, so that the same study takes the same squads again: a member's last bits may depend on its squad.
 """
 
-import copy
 import hashlib
 import json
 import os
@@ -38,7 +37,6 @@ _LEAST = 8  # where there is memory
 _SECONDS = 0.03  # of timing a size, at most about
 _NEARLY = 0.97  # a larger squad must be that much faster to be taken
 _AGAIN = 1.15  # times the fastest: sizes that are timed again
-_REST = 1.3  # times the steps: judging and recording, and what threads take from one another
 _SHARE = 0.5  # of the memory that is free
 
 
@@ -195,27 +193,3 @@ def _read() -> dict[str, int]:
 def _write(held: dict[str, int]) -> None:
     with suppress(OSError):
         write_text(folder() / "blocks.json", json.dumps(held))
-
-
-def step_seconds(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss", settings: Settings, *, members: int) -> float:
-    """About how many seconds a step of one of so many members takes on this machine; of a model that cannot be stacked: of one alone."""
-    try:
-        sizes = block_size(model, x, target, loss, settings)
-        threads = min(torch.get_num_threads(), members)
-        squad = min(sizes.squad, -(-members // threads))
-        with _one_thread():
-            return _REST * _time(model, x, target, loss, settings, squad) / (squad * threads)
-    except Unstackable:
-        return _time_alone(model, x, target, loss)
-
-
-def _time_alone(model: nn.Module, x: Tensor, target: Tensor, loss: "Loss") -> float:
-    copied = copy.deepcopy(model).train()
-    took = []
-    with undisturbed(x.device):
-        for _ in range(4):
-            start = time.perf_counter()
-            raw = copied(x)
-            loss.quick(raw.reshape(-1) if raw.shape[-1] == 1 else raw, target).backward()
-            took.append(time.perf_counter() - start)
-    return 1.3 * min(took[1:])  # and the step
