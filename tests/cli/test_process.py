@@ -141,7 +141,7 @@ def test_ctrl_c_saves_returns_130_and_resumes_bit_for_bit(shell, table):
 
 
 def test_ctrl_c_in_a_comparison_keeps_what_is_whole(shell, table):
-    tokens = ("--target", "spent", "--optimizers", "sgd,adam", "--lrs", "0.01", "--seeds", "3", "--epochs", "30", "--model", "mlp:16")
+    tokens = ("--target", "spent", "--optimizers", "sgd,adam", "--lrs", "0.01", "--seeds", "40", "--epochs", "60", "--model", "mlp:16")
     thread = interrupt_once(lambda: has_record(shell.home / "study"))
     code, _, err = shell("compare", table, *tokens, "--out", "study", "--quiet")
     thread.join()
@@ -149,7 +149,7 @@ def test_ctrl_c_in_a_comparison_keeps_what_is_whole(shell, table):
     assert "--resume study" in err
     code, out, err = shell("compare", "--resume", "study", "--json")
     assert code == 0, err
-    assert {row["seeds"] for row in json.loads(out)["table"]} == {3}
+    assert {row["seeds"] for row in json.loads(out)["table"]} == {40}
 
 
 def test_ctrl_c_before_the_training_leaves_nothing(shell, table, monkeypatch):
