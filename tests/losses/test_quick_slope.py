@@ -26,8 +26,9 @@ def test_equals_autograd(spec):
     leaf = raw.clone().requires_grad_()
     expected = loss.quick(leaf, target)
     expected.backward()
-    assert torch.equal(value, expected.detach())
-    assert torch.equal(slope, leaf.grad)
+    apart = 2e-7 if spec == "cross_entropy" else 0.0  # its softmax is its own, so that a row's numbers depend on no other row
+    assert torch.allclose(value, expected.detach(), rtol=apart, atol=0)
+    assert torch.allclose(slope, leaf.grad, rtol=0, atol=apart / 10)
     assert not value.requires_grad
     assert not slope.requires_grad
 
