@@ -235,6 +235,7 @@ def test_the_task_looks_at_the_versions_first():
 # -- with Ray --------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # starts a cluster, which leaves sockets for the collector to close when it likes
 def test_the_record_is_that_of_one_process(ray, data):
     ticks = []
     people, wanted = population(data), [*jobs(dropout=0.2), *jobs(("muon",), lr=1e6, batch_size=32)]

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fallline import record
 from fallline.population import Job
 from fallline.study.pairs import differences
@@ -97,7 +99,7 @@ def ranked(plan: SearchPlan, trials: Sequence[Trial], finals: Sequence[Final], d
         finals: their trainings with fresh seeds.
         data: whose validation and test rows tell the steps in which the metric moves.
     """
-    step, test_step = (smallest_move(plan.metric, part.y.numpy()) for part in (data.validation, data.test))
+    step, test_step = (smallest_move(plan.metric, np.asarray(part.y)) for part in (data.validation, data.test))
     by_number = {trial.number: trial for trial in trials}
     made = []
     for number in dict.fromkeys(final.number for final in finals):

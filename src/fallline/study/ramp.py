@@ -249,7 +249,7 @@ def steepest(lrs: Sequence[float], curve: Sequence[float]) -> float | None:
     """The rate at which a curve falls most steeply on log lr; None where it never falls.
 
     >>> round(steepest([0.001, 0.01, 0.1, 1.0], [5.0, 4.9, 3.0, 2.5]), 3)
-    0.01
+    0.1
     """
     finite = np.isfinite(curve)
     if finite.sum() < 3:

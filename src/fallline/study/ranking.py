@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fallline import record
 from fallline.study.factors import varying
 from fallline.study.members import Member, Workshop
@@ -53,7 +55,7 @@ def table(shop: Workshop, plan: Plan, members: dict[Cell, list[Member]], tuned: 
 
 
 def _row(shop: Workshop, plan: Plan, cell: Cell, found: Sequence[Member], tuned: Tuned, target: float) -> dict[str, Any]:
-    step, test_step = (smallest_move(plan.metric, part.y.numpy()) for part in (shop.data.validation, shop.data.test))
+    step, test_step = (smallest_move(plan.metric, np.asarray(part.y)) for part in (shop.data.validation, shop.data.test))
     values = [m.value(plan.metric) for m in found]
     whole = [v for v in values if math.isfinite(v)]
     mean, low, high = _within(plan.metric, mean_interval(whole, step=step))

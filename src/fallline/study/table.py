@@ -143,7 +143,7 @@ def run_table(
     """
     began = time.monotonic()
     members, interrupted = _train(model, data, plan, writer, loss, stop, quiet, runner or Local())
-    step = smallest_move(plan.metric, data.test.y.numpy())
+    step = smallest_move(plan.metric, np.asarray(data.test.y))
     cells = cells_of(plan, members, len(data.train), step, beside or {})
     pairs = differences_of(cells)
     notes = [*plan.notes, *_notes(plan, members, len(data.train), bool(beside))]
