@@ -27,14 +27,16 @@ def table_text(result: "TableResult") -> str:
     columns = [Column("batch size", ["full" if batch == "full" else str(batch) for batch in batches], left=True)]
     for place, epochs in enumerate(lengths):
         head = f"{epochs} epoch{'s' if epochs > 1 else ''}{' [95 %]' if spread else ''}"
-        columns.append(Column(head, [cell_text(at[batch, epochs]) for batch in batches], spare=place if place < len(lengths) - 1 else 0))
+        columns.append(Column(head, [cell_text(at[batch, epochs]) for batch in batches], spare=place if 3 < len(lengths) > place + 1 else 0))
         told = [published_text(at[batch, epochs]) if at[batch, epochs]["published"] is not None else "" for batch in batches]
-        columns.append(Column("published", told))
+        columns.append(Column("publ.", told))
     last = [at[batch, lengths[-1]] for batch in batches]
     seconds = ["-" if cell["seconds"] is None else f"{cell['seconds']:.1f} s" for cell in last]
     columns += [Column("seeds", [str(cell["seeds"]) for cell in last], spare=99), Column("time", seconds, spare=98)]
     percent = ", in percent" if key.unit == "fraction" else ""
     legend = f"Mean test {key.label}{percent}{', with its 95 % interval over seeds' if spread else ''}; time: of one training to its end."
+    if any(cell["published"] is not None for cell in cells):
+        legend += " publ.: as published; *: outside the interval widened by one point."
     said = [f"{result.headline}.", legend, *(f"{note[0].upper()}{note[1:]}." for note in result.notes)]
     return "\n".join([*columns_text(columns), "", *said])
 
@@ -55,10 +57,10 @@ def cell_text(cell: Mapping[str, Any]) -> str:
 
 
 def published_text(cell: Mapping[str, Any]) -> str:
-    """The published value of a cell, with a word where it lies outside the widened interval."""
+    """The published value of a cell, with a star where it lies outside the widened interval."""
     if cell["published"] is None:
         return "-"
-    outside = " (outside)" if cell["published_within"] is False else ""
+    outside = "*" if cell["published_within"] is False else ""
     return f"{value_text(cell['published'], cell['metric'])}{outside}"
 
 
