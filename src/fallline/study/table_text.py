@@ -27,7 +27,9 @@ def table_text(result: "TableResult") -> str:
     columns = [Column("batch size", ["full" if batch == "full" else str(batch) for batch in batches], left=True)]
     for place, epochs in enumerate(lengths):
         head = f"{epochs} epoch{'s' if epochs > 1 else ''}{' [95 %]' if spread else ''}"
-        columns.append(Column(head, [cell_text(at[batch, epochs]) for batch in batches], spare=place if 3 < len(lengths) > place + 1 else 0))
+        columns.append(
+            Column(head, [cell_text(at[batch, epochs]) for batch in batches], spare=place if 3 < len(lengths) > place + 1 else 0)
+        )
         told = [published_text(at[batch, epochs]) if at[batch, epochs]["published"] is not None else "" for batch in batches]
         columns.append(Column("publ.", told))
     last = [at[batch, lengths[-1]] for batch in batches]
