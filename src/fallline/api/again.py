@@ -1,14 +1,17 @@
-"""Go on with what a folder holds: the same model, loss and rows as before, read from it or given again."""
+"""Go on with what a folder holds: the same model, loss and rows as before, read from it or given again; and say how a sitting ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fallline._core.errors import FalllineError, must
-from fallline.api.fit import load_data
+from fallline.api.fit import interruptible, load_data
+from fallline.record import Writer
 
 if TYPE_CHECKING:
     from fallline.data import Data
+    from fallline.study.runner import Runner
 
     Read = Callable[[Any, str | None], Data]
 
@@ -76,3 +79,18 @@ def same_rows(info: dict[str, Any], what: str, data: Any, folder: Path, read: "R
     if rows.fingerprint != info["data"].get("fingerprint"):
         raise FalllineError(f"the {what} '{folder}' was run on other rows; load the same data with the same seed and options.")
     return rows
+
+
+@contextmanager
+def sitting(writer: Writer, stop: Callable[[], bool] | None, runner: "Runner | None" = None) -> Iterator[Callable[[], bool]]:
+    """Within: what tells whether the user asked to stop. An error marks the record as failed and closes it; a runner is closed always."""
+    with interruptible(stop) as asked:
+        try:
+            yield asked
+        except Exception:
+            writer.describe(status="failed")
+            writer.close()
+            raise
+        finally:
+            if runner is not None:
+                runner.close()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fallline._core.errors import FalllineError, must
 from fallline._core.files import make_folder
-from fallline.api.again import check_loss_given, same_model, same_rows
-from fallline.api.fit import interruptible, load_data
+from fallline.api.again import check_loss_given, same_model, same_rows, sitting
+from fallline.api.fit import load_data
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
 from fallline.api.names import check_names, check_resumed, check_settings, loss_name
@@ -261,16 +261,8 @@ def _run(
     quiet: bool,
     stop: Callable[[], bool] | None,
 ) -> Study:
-    with interruptible(stop) as asked:
-        try:
-            result = run_study(model, data, plan, writer, loss=loss, stop=asked, quiet=quiet, runner=runner, show=show)
-        except Exception:
-            writer.describe(status="failed")
-            writer.close()
-            raise
-        finally:
-            if runner is not None:
-                runner.close()
+    with sitting(writer, stop, runner) as asked:
+        result = run_study(model, data, plan, writer, loss=loss, stop=asked, quiet=quiet, runner=runner, show=show)
     writer.describe(status=result.status, result=result.to_json())
     writer.flush()
     return Study(result, plan, writer, data, partial(_run, model, data, plan, writer, loss, runner, show))

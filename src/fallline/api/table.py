@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fallline._core.errors import FalllineError, lookup, must
 from fallline._core.files import make_folder
-from fallline.api.again import check_loss_given, same_model, same_rows
-from fallline.api.fit import interruptible
+from fallline.api.again import check_loss_given, same_model, same_rows, sitting
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
 from fallline.api.names import check_names, check_resumed, check_settings, loss_name
@@ -218,16 +217,8 @@ def _run(
     stop: Callable[[], bool] | None,
 ) -> Table:
     beside = published(data, model, plan.settings, plan.metric)
-    with interruptible(stop) as asked:
-        try:
-            result = run_table(model, data, plan, writer, loss=loss, beside=beside, stop=asked, quiet=quiet, runner=runner)
-        except Exception:
-            writer.describe(status="failed")
-            writer.close()
-            raise
-        finally:
-            if runner is not None:
-                runner.close()
+    with sitting(writer, stop, runner) as asked:
+        result = run_table(model, data, plan, writer, loss=loss, beside=beside, stop=asked, quiet=quiet, runner=runner)
     writer.describe(status=result.status, result=result.to_json())
     writer.flush()
     return Table(result, plan, writer, data, partial(_run, model, data, plan, writer, loss, runner))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fallline._core.errors import FalllineError, must
 from fallline._core.files import make_folder
-from fallline.api.again import check_loss_given, same_rows
-from fallline.api.fit import fit, interruptible, load_data
+from fallline.api.again import check_loss_given, same_rows, sitting
+from fallline.api.fit import fit, load_data
 from fallline.api.folder import describe
 from fallline.api.model import model_maker, with_width
 from fallline.api.names import check_names, check_settings, loss_name
@@ -295,13 +295,8 @@ def _run_held(
 ) -> Tuning:
     """Run a search whose folder is held: no other process changes what is written here."""
     writer.describe(config=plan.to_json(), status="running")
-    with interruptible(stop) as asked:
-        try:
-            found = run_search(models, data, plan, writer, loss=loss, stop=asked, quiet=quiet)
-        except Exception:
-            writer.describe(status="failed")
-            writer.close()
-            raise
+    with sitting(writer, stop) as asked:
+        found = run_search(models, data, plan, writer, loss=loss, stop=asked, quiet=quiet)
     made = Tuning(found, plan, models, writer, data, loss, partial(_run, models, data, writer, loss))
     writer.describe(status=found.status, result={**found.to_json(), "train": made.command, "space": describe_space(plan.space)})
     writer.flush()
